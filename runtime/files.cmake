@@ -1,0 +1,3 @@
+# The file layer: JSON, safetensors, tokenizer.
+target_sources(flexprefill_runtime PRIVATE json_file.cc mapped_file.cc)
+target_link_libraries(flexprefill_runtime PRIVATE PkgConfig::pcre2 PkgConfig::utf8proc)
