@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "flexprefill/block_mask.h"
+#include "flexprefill/export.h"
 #include "flexprefill/policy.h"
 #include "flexprefill/tensor.h"
 
@@ -59,7 +60,7 @@ struct AttendOptions {
 
 /// One implementation. Callers use the functions of flexprefill.h, which validate; a Backend's
 /// own functions trust their arguments.
-class Backend {
+class FLEXPREFILL_EXPORT Backend {
  public:
   virtual ~Backend() = default;
 
@@ -89,9 +90,9 @@ class Backend {
 
 /// Every backend built in, best first; `ref` is the last. The environment variable
 /// FLEXPREFILL_BACKEND, read once, leaves only the one it names.
-std::span<const Backend* const> backends();
+FLEXPREFILL_EXPORT std::span<const Backend* const> backends();
 
 /// The backend of this name, or null. Names of backends() only.
-const Backend* find_backend(std::string_view name);
+FLEXPREFILL_EXPORT const Backend* find_backend(std::string_view name);
 
 }  // namespace flexprefill

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "flexprefill/export.h"
 #include "flexprefill/tensor.h"
 
 namespace flexprefill {
@@ -64,24 +65,24 @@ struct BlockMask {
 };
 
 /// The grid of a problem: sizes and first_q_block filled in, bits null.
-BlockMask block_grid(const AttentionProblem& problem);
+FLEXPREFILL_EXPORT BlockMask block_grid(const AttentionProblem& problem);
 
 /// Number of causal blocks of one head: what Dense computes.
-int64_t causal_blocks(const BlockMask& mask);
+FLEXPREFILL_EXPORT int64_t causal_blocks(const BlockMask& mask);
 
 /// Number of causal blocks that head h keeps.
-int64_t kept_blocks(const BlockMask& mask, int32_t h);
+FLEXPREFILL_EXPORT int64_t kept_blocks(const BlockMask& mask, int32_t h);
 
 /// Fraction of the causal blocks computed, over all heads; 1 for an empty grid.
-double computed_share(const BlockMask& mask);
+FLEXPREFILL_EXPORT double computed_share(const BlockMask& mask);
 
 /// Sets every causal bit of head h and clears all others. Host masks only, like all that follows.
-void fill_causal(const BlockMask& mask, int32_t h);
+FLEXPREFILL_EXPORT void fill_causal(const BlockMask& mask, int32_t h);
 
 /// target |= other. Both must have the same grid; throws Error otherwise.
-void merge(const BlockMask& target, const BlockMask& other);
+FLEXPREFILL_EXPORT void merge(const BlockMask& target, const BlockMask& other);
 
 /// One byte per block, [heads, q_blocks, k_blocks], 1 = computed: for files and pictures.
-std::vector<uint8_t> to_bytes(const BlockMask& mask);
+FLEXPREFILL_EXPORT std::vector<uint8_t> to_bytes(const BlockMask& mask);
 
 }  // namespace flexprefill

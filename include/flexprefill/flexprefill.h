@@ -18,6 +18,7 @@
 #include "flexprefill/backend.h"
 #include "flexprefill/block_mask.h"
 #include "flexprefill/error.h"
+#include "flexprefill/export.h"
 #include "flexprefill/policy.h"
 #include "flexprefill/tensor.h"
 #include "flexprefill/version.h"
@@ -40,34 +41,39 @@ struct Plan {
 /// Bytes of workspace that plan() and attend() need for these problems. One policy for all heads,
 /// or (second form) one per query head. Depends on shapes, dtypes, policies, threads and backend
 /// alone.
-size_t workspace_bytes(std::span<const AttentionProblem> problems, const Policy& policy,
-                       const Context& context = {});
-size_t workspace_bytes(std::span<const AttentionProblem> problems, std::span<const Policy> policies,
-                       const Context& context = {});
-size_t workspace_bytes(const AttentionProblem& problem, const Policy& policy,
-                       const Context& context = {});
+FLEXPREFILL_EXPORT size_t workspace_bytes(std::span<const AttentionProblem> problems,
+                                          const Policy& policy, const Context& context = {});
+FLEXPREFILL_EXPORT size_t workspace_bytes(std::span<const AttentionProblem> problems,
+                                          std::span<const Policy> policies,
+                                          const Context& context = {});
+FLEXPREFILL_EXPORT size_t workspace_bytes(const AttentionProblem& problem, const Policy& policy,
+                                          const Context& context = {});
 
 /// Decides which blocks to compute. Reads q and k only. The diagonal is always kept; nothing in the
 /// future ever is.
-Plan plan(std::span<const AttentionProblem> problems, const Policy& policy, const Context& context);
-Plan plan(std::span<const AttentionProblem> problems, std::span<const Policy> policies,
-          const Context& context);
-Plan plan(const AttentionProblem& problem, const Policy& policy, const Context& context);
+FLEXPREFILL_EXPORT Plan plan(std::span<const AttentionProblem> problems, const Policy& policy,
+                             const Context& context);
+FLEXPREFILL_EXPORT Plan plan(std::span<const AttentionProblem> problems,
+                             std::span<const Policy> policies, const Context& context);
+FLEXPREFILL_EXPORT Plan plan(const AttentionProblem& problem, const Policy& policy,
+                             const Context& context);
 
 /// Computes the blocks of the plan, or of the caller's own masks (one per problem): writes out, and
 /// lse where given. The workspace needed is that of workspace_bytes() with any policy.
-void attend(std::span<const AttentionProblem> problems, const Plan& plan,
-            const AttendOptions& options, const Context& context);
-void attend(std::span<const AttentionProblem> problems, std::span<const BlockMask> masks,
-            const AttendOptions& options, const Context& context);
-void attend(const AttentionProblem& problem, const Plan& plan, const AttendOptions& options,
-            const Context& context);
-void attend(const AttentionProblem& problem, const BlockMask& mask, const AttendOptions& options,
-            const Context& context);
+FLEXPREFILL_EXPORT void attend(std::span<const AttentionProblem> problems, const Plan& plan,
+                               const AttendOptions& options, const Context& context);
+FLEXPREFILL_EXPORT void attend(std::span<const AttentionProblem> problems,
+                               std::span<const BlockMask> masks, const AttendOptions& options,
+                               const Context& context);
+FLEXPREFILL_EXPORT void attend(const AttentionProblem& problem, const Plan& plan,
+                               const AttendOptions& options, const Context& context);
+FLEXPREFILL_EXPORT void attend(const AttentionProblem& problem, const BlockMask& mask,
+                               const AttendOptions& options, const Context& context);
 
 /// plan() and attend() in one call.
-Plan prefill(std::span<const AttentionProblem> problems, const Policy& policy,
-             const AttendOptions& options, const Context& context);
-Plan prefill(const AttentionProblem& problem, const Policy& policy, const Context& context);
+FLEXPREFILL_EXPORT Plan prefill(std::span<const AttentionProblem> problems, const Policy& policy,
+                                const AttendOptions& options, const Context& context);
+FLEXPREFILL_EXPORT Plan prefill(const AttentionProblem& problem, const Policy& policy,
+                                const Context& context);
 
 }  // namespace flexprefill

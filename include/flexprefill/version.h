@@ -5,9 +5,13 @@
 #define FLEXPREFILL_VERSION_MINOR 1
 #define FLEXPREFILL_VERSION_PATCH 0
 
+#ifdef __cplusplus
+#include "flexprefill/export.h"
+
 namespace flexprefill {
 
 /// "major.minor.patch" of the library that is linked, which may differ from the header's.
-const char* version();
+FLEXPREFILL_EXPORT const char* version();
 
 }  // namespace flexprefill
+#endif
