@@ -12,7 +12,8 @@ help:
 
 demo:
 	@scripts/setup.sh build
-	@scripts/build_demo.sh $(JOBS)
+	cmake --preset release $(if $(wildcard build/CMakeCache.txt),,-DFLEXPREFILL_TESTS=OFF)
+	cmake --build build -j $(JOBS) --target flexprefill_cli
 	@scripts/demo.sh
 
 test:

@@ -26,6 +26,7 @@ group_build() {
   header_of nlohmann-json3-dev nlohmann/json.hpp
   header_of libcli11-dev CLI/CLI.hpp
   header_of libpcre2-dev pcre2.h
+  header_of libutf8proc-dev utf8proc.h
 }
 group_test() {
   group_build
