@@ -31,8 +31,8 @@ struct FlexPrefill {
   /// 0 makes every head vertical-slash.
   float tau = 0.1f;
 
-  int64_t min_budget = 1024;          // >= 0 tokens per line type (vertical, slash) and head
-  std::optional<int64_t> max_budget;  // >= 1 tokens per line type and head; default no limit
+  int64_t min_budget = 1024;  // >= 0 tokens per line type (vertical, slash) and head
+  std::optional<int64_t> max_budget = std::nullopt;  // >= 1 tokens per line type and head
   Rule rule = Rule::kCoverage;
 };
 
