@@ -1,0 +1,181 @@
+// attend() of every backend against the reference in fp64, over the list of cases.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <iostream>
+#include <limits>
+
+#include "tests/support/run.h"
+
+namespace flexprefill::test {
+namespace {
+
+// Empty, or why the backend is not asked; checked before every run so that no skip is silent.
+std::string why_not(const Backend& backend, const Instance& x) {
+  const Policy policy = Dense{};
+  return backend.why_not(x.problem, std::span(&policy, 1), {});
+}
+
+void run(const Backend& backend, const Instance& x, int threads = 0) {
+  run_attend(backend, std::span(&x.problem, 1), std::span(&x.mask, 1), threads);
+}
+
+void expect_matches_reference(const Backend& backend, const Case& c) {
+  SCOPED_TRACE(std::string(backend.name()) + " " + c.name());
+  const Instance x(c);
+  if (const std::string why = why_not(backend, x); !why.empty()) {
+    skip(backend, c.name(), why);
+    return;
+  }
+  run(backend, x);
+  const Expected expected = expected_attention(x.problem, x.mask);
+  EXPECT_TRUE(
+      all_close(x.out.values(), expected.out, tolerance(c.coarsest(), c.kv_len, c.max_logit())));
+  if (c.lse) {
+    EXPECT_TRUE(all_close(x.lse, expected.lse, lse_tolerance(c.kv_len, c.max_logit())));
+  }
+  EXPECT_TRUE(x.out.gaps_untouched()) << "attend wrote outside of the output";
+  for (const float value : expected.out) ASSERT_TRUE(std::isfinite(value)) << "a poisoned case";
+}
+
+TEST(Attend, MatchesReferenceInEveryCase) {
+  for (const Backend* backend : tested_backends()) {
+    const auto cases = attend_cases();
+    for (const Case& c : cases) expect_matches_reference(*backend, c);
+    std::cout << backend->name() << ": " << cases.size() << " cases\n";
+  }
+}
+
+// The last block holds kv_len mod 128 keys, every remainder once; NaN lies behind it.
+TEST(Attend, EveryTailOfTheLastBlock) {
+  for (const Backend* backend : tested_backends()) {
+    for (int64_t kv_len = 129; kv_len <= 256; ++kv_len) {
+      const DType dtype = kv_len % 2 == 0 ? DType::kBF16 : DType::kF32;
+      expect_matches_reference(*backend, {.q_len = 5,
+                                          .kv_len = kv_len,
+                                          .k_dim = 32,
+                                          .v_dim = 32,
+                                          .q_dtype = dtype,
+                                          .kv_dtype = dtype,
+                                          .out_dtype = dtype});
+    }
+  }
+}
+
+TEST(Attend, ThreadCountChangesNoBit) {
+  const Case c = {.q_len = 400, .kv_len = 700, .heads = 3, .mask = MaskKind::kRandom};
+  for (const Backend* backend : tested_backends()) {
+    const Instance one(c);
+    run(*backend, one, /*threads=*/1);
+    for (const int threads : {2, 3, 5}) {
+      const Instance many(c);
+      run(*backend, many, threads);
+      EXPECT_TRUE(std::ranges::equal(one.out.bytes(), many.out.bytes()))
+          << backend->name() << " with " << threads << " threads";
+      EXPECT_EQ(0, std::memcmp(one.lse.data(), many.lse.data(), one.lse.size() * sizeof(float)));
+    }
+  }
+}
+
+TEST(Attend, BatchChangesNoBit) {
+  const Case cases[] = {
+      {.q_len = 130, .kv_len = 300, .mask = MaskKind::kRandom},
+      {.q_len = 1, .kv_len = 17, .heads = 4, .k_dim = 80, .v_dim = 48},
+      {.q_len = 0, .kv_len = 5},
+      {.q_len = 260, .kv_len = 260, .q_dtype = DType::kBF16, .kv_dtype = DType::kBF16},
+      {.q_len = 200, .kv_len = 150, .q_start = 40, .grouping = HeadGrouping::kInterleaved},
+  };
+  for (const Backend* backend : tested_backends()) {
+    std::vector<std::unique_ptr<Instance>> batch;
+    std::vector<AttentionProblem> problems;
+    std::vector<BlockMask> masks;
+    for (const Case& c : cases) {
+      batch.push_back(std::make_unique<Instance>(c));
+      problems.push_back(batch.back()->problem);
+      masks.push_back(batch.back()->mask);
+    }
+    run_attend(*backend, problems, masks);
+    for (size_t p = 0; p < batch.size(); ++p) {
+      const Instance alone(cases[p]);
+      run(*backend, alone);
+      EXPECT_TRUE(std::ranges::equal(alone.out.bytes(), batch[p]->out.bytes())) << cases[p].name();
+      EXPECT_EQ(
+          0, std::memcmp(alone.lse.data(), batch[p]->lse.data(), alone.lse.size() * sizeof(float)));
+    }
+  }
+}
+
+TEST(Attend, EmptyRowsGiveZeroAndMinusInfinity) {
+  for (const Backend* backend : tested_backends()) {
+    const Instance x({.q_len = 300, .kv_len = 300, .mask = MaskKind::kEmpty});
+    run(*backend, x);
+    for (const float value : x.out.values()) ASSERT_EQ(value, 0.0f);
+    for (const float value : x.lse) ASSERT_EQ(value, -std::numeric_limits<float>::infinity());
+  }
+}
+
+// NaN that a query sees belongs in its output. Queries of other blocks, channels and heads stay
+// clean; earlier queries of the same block may meet a NaN value times their weight 0.
+TEST(Attend, VisibleNanReachesTheRowsThatSeeItAndNoOtherBlock) {
+  for (const Backend* backend : tested_backends()) {
+    for (const bool in_keys : {true, false}) {
+      Instance x(
+          {.q_len = 260, .kv_len = 260, .heads = 2, .kv_heads = 2, .k_dim = 32, .v_dim = 16});
+      Tensor& tensor = in_keys ? x.k : x.v;
+      tensor.set(131, 1, 3, std::numeric_limits<float>::quiet_NaN());
+      run(*backend, x);
+      for (int64_t t = 0; t < 260; ++t) {
+        for (int32_t h = 0; h < 2; ++h) {
+          for (int32_t c = 0; c < 16; ++c) {
+            const bool reachable = h == 1 && (in_keys || c == 3);
+            if (reachable && !in_keys && t >= kBlock && t < 131) continue;
+            const bool expected = reachable && t >= 131;
+            ASSERT_EQ(std::isnan(x.out.get(t, h, c)), expected) << t << " " << h << " " << c;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Attend, RefusesWhatItLacksByName) {
+  const float slopes[2] = {};
+  const int32_t length = 3;
+  struct Refusal {
+    const char* field;
+    std::function<void(AttentionProblem&, AttendOptions&)> ask;
+  };
+  const Refusal refusals[] = {
+      {"window", [](auto& p, auto&) { p.window = 64; }},
+      {"softcap", [](auto& p, auto&) { p.softcap = 30; }},
+      {"sinks", [&](auto& p, auto&) { p.sinks = slopes; }},
+      {"alibi_slopes", [&](auto& p, auto&) { p.alibi_slopes = slopes; }},
+      {"causal", [](auto& p, auto&) { p.causal = false; }},
+      {"q_len_device", [&](auto& p, auto&) { p.q_len_device = &length; }},
+      {"kv_len_device", [&](auto& p, auto&) { p.kv_len_device = &length; }},
+      {"page_size", [](auto& p, auto&) { p.kv.page_size = 16; }},
+      {"kv.k.dtype", [](auto& p, auto&) { p.kv.k.dtype = DType::kF8E4M3; }},
+      {"q.dtype", [](auto& p, auto&) { p.q.dtype = DType::kI8; }},
+      {"device", [](auto& p, auto&) { p.q.device.type = DeviceType::kCuda; }},
+      {"mean_correction", [](auto&, auto& o) { o.mean_correction = true; }},
+  };
+  const Policy policy = Dense{};
+  for (const Backend* backend : tested_backends()) {
+    const Instance x({});
+    EXPECT_EQ(backend->why_not(x.problem, std::span(&policy, 1), {}), "");
+    for (const Refusal& refusal : refusals) {
+      AttentionProblem problem = x.problem;
+      AttendOptions options;
+      refusal.ask(problem, options);
+      const std::string why = backend->why_not(problem, std::span(&policy, 1), options);
+      EXPECT_NE(why.find(refusal.field), std::string::npos) << refusal.field << ": " << why;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace flexprefill::test

@@ -1,0 +1,46 @@
+#pragma once
+
+// Runs plan() and attend() on a named backend, and keeps the workspace alive.
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "flexprefill/flexprefill.h"
+#include "tests/support/cases.h"
+
+namespace flexprefill::test {
+
+// The backends under test: those of backends(). Where FLEXPREFILL_BACKEND forces one, exactly that
+// one must be there: anything else fails the test.
+std::vector<const Backend*> tested_backends();
+
+// Counts and prints what a backend was not tested on; the total is printed when the program ends.
+void skip(const Backend& backend, const std::string& what, const std::string& why);
+
+// A plan together with the memory it lies in.
+struct PlanResult {
+  std::vector<std::byte> workspace;
+  Plan plan;
+};
+
+// Through the public calls; fails the test if another backend planned.
+PlanResult run_plan(const Backend& backend, std::span<const AttentionProblem> problems,
+                    std::span<const Policy> policies, int threads = 0);
+PlanResult run_plan(const Backend& backend, const AttentionProblem& problem, const Policy& policy,
+                    int threads = 0);
+void run_attend(const Backend& backend, std::span<const AttentionProblem> problems,
+                std::span<const BlockMask> masks, int threads = 0);
+
+// The reference directly, also when FLEXPREFILL_BACKEND hides it: fp64 arithmetic.
+void run_reference(const AttentionProblem& problem, const BlockMask& mask);
+
+struct Expected {
+  std::vector<float> out;  // [q_len, heads, v.head_dim]
+  std::vector<float> lse;  // [heads, q_len]
+};
+
+// What attend() of the problem should give, in fp64 and with no rounding to a 16-bit output.
+Expected expected_attention(const AttentionProblem& problem, const BlockMask& mask);
+
+}  // namespace flexprefill::test
