@@ -1,0 +1,45 @@
+#pragma once
+
+// Options that several subcommands share: the policy and where it runs.
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "flexprefill/flexprefill.h"
+
+namespace flexprefill::tools {
+
+// --policy --rule --gamma --tau --min-budget --max-budget --sink-tokens --local-tokens
+// --backend --threads
+class PolicyOptions {
+ public:
+  void add_to(CLI::App& app);
+
+  // Both throw UsageError that names the option, its value and the rule it breaks.
+  Policy policy() const;
+  Context context() const;
+
+  const std::string& policy_name() const { return policy_; }
+  int threads() const { return threads_; }
+
+ private:
+  void refuse_foreign_options() const;
+
+  const CLI::App* app_ = nullptr;
+  std::string policy_ = "flex";
+  std::string rule_ = "coverage";
+  std::string backend_ = "auto";
+  FlexPrefill flex_;
+  AShape a_shape_;
+  int64_t max_budget_ = 0;
+  int threads_ = 0;
+};
+
+// The policy in words, with its parameters: for tables and pages.
+std::string describe(const Policy& policy);
+
+// Checks that accept `minimum` and more; the message names the option, as CLI11 does.
+CLI::Validator at_least(int64_t minimum);
+
+}  // namespace flexprefill::tools
