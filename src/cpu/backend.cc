@@ -1,0 +1,192 @@
+// The cpu backend: cuts calls into items, hands them to the threads, and calls the kernels of the
+// instruction set in use. attend(): one item per problem, head and query block, dearest first.
+
+#include "cpu/backend.h"
+
+#include <algorithm>
+#include <bit>
+#include <cassert>
+#include <cstdlib>
+
+#include "cpu/plan.h"
+#include "cpu/scratch.h"
+#include "cpu/threads.h"
+#include "why_not.h"
+
+namespace flexprefill::internal {
+namespace {
+
+struct QueryBlock {
+  int32_t problem;
+  int32_t h;
+  int32_t i;
+  int32_t blocks;  // key blocks to compute
+};
+
+int64_t count_query_blocks(std::span<const AttentionProblem> problems) {
+  int64_t count = 0;
+  for (const AttentionProblem& problem : problems) {
+    const BlockMask grid = block_grid(problem);
+    count += int64_t{grid.heads} * grid.q_blocks;
+  }
+  return count;
+}
+
+size_t attend_scratch_bytes(const Kernels& kernels, std::span<const AttentionProblem> problems) {
+  size_t bytes = 0;
+  for (const AttentionProblem& problem : problems) {
+    bytes =
+        std::max(bytes, kernels.attend_scratch_bytes(problem.kv.k.head_dim, problem.kv.v.head_dim));
+  }
+  return bytes;
+}
+
+int32_t computed_blocks(const BlockMask& mask, int32_t h, int32_t i) {
+  const int32_t end = mask.causal_blocks(i);
+  if (mask.bits == nullptr) return end;
+  const uint64_t* const row = mask.row(h, i);
+  int32_t count = 0;
+  for (int32_t base = 0; base < end; base += 64) {
+    const uint64_t word = row[base / 64];
+    count += std::popcount(end - base < 64 ? word & ((uint64_t{1} << (end - base)) - 1) : word);
+  }
+  return count;
+}
+
+// Lists the query blocks of all problems, those with the most key blocks first; neighbours in the
+// list share keys where they can.
+void list_query_blocks(std::span<const BlockMask> masks, std::span<QueryBlock> list) {
+  size_t n = 0;
+  for (size_t p = 0; p < masks.size(); ++p) {
+    for (int32_t h = 0; h < masks[p].heads; ++h) {
+      for (int32_t i = 0; i < masks[p].q_blocks; ++i) {
+        list[n++] = {static_cast<int32_t>(p), h, i, computed_blocks(masks[p], h, i)};
+      }
+    }
+  }
+  std::sort(list.begin(), list.end(), [](const QueryBlock& a, const QueryBlock& b) {
+    if (a.blocks != b.blocks) return a.blocks > b.blocks;
+    if (a.problem != b.problem) return a.problem < b.problem;
+    return a.i != b.i ? a.i > b.i : a.h < b.h;
+  });
+}
+
+AttendItem attend_item(const AttentionProblem& problem, const BlockMask& mask, int32_t h,
+                       int32_t i) {
+  const int64_t start = q_start(problem);
+  const int64_t block_begin = int64_t{kBlock} * (mask.first_q_block + i);
+  const int64_t begin = std::max(block_begin, start) - start;
+  const int64_t end = std::min(block_begin + kBlock - start, problem.q.tokens);
+  const int32_t g = kv_head(problem, h);
+  AttendItem item = {};
+  item.q = rows_of(problem.q, h, begin);
+  item.k = rows_of(problem.kv.k, g, 0);
+  item.v = rows_of(problem.kv.v, g, 0);
+  const HeadView& out = problem.out;
+  item.out = static_cast<char*>(out.data) +
+             (begin * out.token_stride + h * out.head_stride) * dtype_bytes(out.dtype);
+  item.out_dtype = out.dtype;
+  item.out_stride = out.token_stride;
+  item.lse = problem.lse == nullptr ? nullptr : problem.lse + h * problem.q.tokens + begin;
+  item.bits = mask.bits == nullptr ? nullptr : mask.row(h, i);
+  item.causal_blocks = mask.causal_blocks(i);
+  item.rows = static_cast<int32_t>(end - begin);
+  item.first_position = start + begin;
+  item.kv_len = kv_len(problem);
+  item.head_dim = problem.kv.k.head_dim;
+  item.v_head_dim = problem.kv.v.head_dim;
+  item.scale_log2 = softmax_scale_of(problem) * kLog2E;
+  return item;
+}
+
+// bf16 products serve 16-bit inputs; fp32 inputs keep their precision.
+bool uses_bf16(const Kernels& kernels, const AttentionProblem& problem) {
+  return kernels.attend_bf16 != nullptr && problem.q.dtype != DType::kF32 &&
+         problem.kv.k.dtype != DType::kF32 && problem.kv.v.dtype != DType::kF32;
+}
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(Isa isa) : isa_(isa), kernels_(kernels_of(isa)) {}
+
+  std::string_view name() const override { return "cpu"; }
+
+  std::string description() const override {
+    return "vectorised for " + std::string(isa_name(isa_)) + ", OpenMP threads";
+  }
+
+  std::string why_not(const AttentionProblem& problem, std::span<const Policy> policies,
+                      const AttendOptions& options) const override {
+    std::string why = plain_causal_why_not(name(), problem, policies, options);
+    if (why.empty() && options.accumulate_f64) {
+      why = "cpu refuses AttendOptions.accumulate_f64 = true: it computes in fp32";
+    }
+    return why;
+  }
+
+  size_t scratch_bytes(std::span<const AttentionProblem> problems, std::span<const Policy> policies,
+                       int threads) const override {
+    const size_t team = static_cast<size_t>(thread_count(threads));
+    const size_t attend =
+        align_scratch(sizeof(QueryBlock) * static_cast<size_t>(count_query_blocks(problems))) +
+        team * align_scratch(attend_scratch_bytes(kernels_, problems));
+    const size_t plan = team * align_scratch(plan_scratch_bytes(kernels_, problems, policies));
+    return std::max(attend, plan) + kScratchAlign;
+  }
+
+  void plan(std::span<const AttentionProblem> problems, std::span<const Policy> policies,
+            std::span<const BlockMask> masks, std::span<HeadReport* const> reports,
+            std::span<std::byte> scratch, const Context& context) const override {
+    plan_problems(kernels_, problems, policies, masks, reports, scratch, context);
+  }
+
+  void attend(std::span<const AttentionProblem> problems, std::span<const BlockMask> masks,
+              const AttendOptions&, std::span<std::byte> scratch,
+              const Context& context) const override {
+    const std::span<std::byte> memory = aligned_part(scratch);
+    const size_t blocks = static_cast<size_t>(count_query_blocks(problems));
+    const std::span<QueryBlock> list(reinterpret_cast<QueryBlock*>(memory.data()), blocks);
+    list_query_blocks(masks, list);
+    const PerThread parts =
+        split_scratch(memory.subspan(align_scratch(sizeof(QueryBlock) * blocks)),
+                      attend_scratch_bytes(kernels_, problems), thread_count(context.threads));
+    for_each_item(parts.threads, static_cast<int64_t>(list.size()), [&](int thread, int64_t n) {
+      const QueryBlock& block = list[static_cast<size_t>(n)];
+      const AttentionProblem& problem = problems[static_cast<size_t>(block.problem)];
+      const AttendItem item =
+          attend_item(problem, masks[static_cast<size_t>(block.problem)], block.h, block.i);
+      const auto kernel = uses_bf16(kernels_, problem) ? kernels_.attend_bf16 : kernels_.attend_f32;
+      kernel(item, parts.of(thread).data());
+    });
+  }
+
+ private:
+  Isa isa_;
+  const Kernels& kernels_;
+};
+
+}  // namespace
+
+const Backend* cpu_backend_for(Isa isa) {
+  static const CpuBackend portable(Isa::kPortable), avx2(Isa::kAvx2), avx512(Isa::kAvx512),
+      avx512bf16(Isa::kAvx512Bf16);
+  assert(isa_supported(isa));
+  switch (isa) {
+    case Isa::kPortable: break;
+    case Isa::kAvx2: return &avx2;
+    case Isa::kAvx512: return &avx512;
+    case Isa::kAvx512Bf16: return &avx512bf16;
+  }
+  return &portable;
+}
+
+const Backend* cpu_backend() {
+  static const Isa isa = [] {
+    // Nobody writes the environment from our side.
+    const char* forced = std::getenv("FLEXPREFILL_CPU_ISA");  // NOLINT(concurrency-mt-unsafe)
+    return choose_isa(forced == nullptr ? "" : forced);
+  }();
+  return cpu_backend_for(isa);
+}
+
+}  // namespace flexprefill::internal

@@ -1,0 +1,321 @@
+// The part of plan() that reads keys: one head's probe rows against all keys they see. As in
+// attend.cc lanes are queries, so the softmax statistics of a row never cross lanes. Compiled once
+// per instruction set.
+//
+// Rule::kCoverage takes one pass and keeps three numbers per row and key block; plan.cc brings the
+// blocks of a row to a common maximum afterwards. Rule::kOfficial needs every probability by key
+// and by distance, so it takes two passes: the maximum and sum of each row, then the sums of P.
+
+#include "cpu/kernels.h"
+#include "cpu/tile.h"
+
+namespace flexprefill::internal::FLEXPREFILL_ISA {
+
+void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, bool round,
+                    float* mean);
+
+namespace {
+
+constexpr float kMasked = -3.0e38f;  // as in attend.cc
+constexpr int kExpDegree = 5;  // scores decide what is kept: full fp32 precision on every path
+
+// kOfficial keeps the probabilities of a block as [128 keys, kSkewStride], kSkewPad zeros on both
+// sides of the 128 rows: reading with stride kSkewStride + 1 walks along a diagonal, that is a
+// distance.
+constexpr int kSkewPad = 16;
+constexpr int kSkewStride = kTile + 2 * kSkewPad;
+
+template <typename Product>
+struct ScoreScratch {
+  using Unit = typename Product::Unit;
+  int units, stride;
+  Unit* k;       // [128, stride]
+  Unit* q;       // strips of [units, lanes]
+  float* s;      // [128, kSkewStride]; kCoverage: [128, lanes] of the strip at hand
+  float* limit;  // [128] keys of the block at hand that a row sees; <= 0: none
+  float* split;  // [128] keys of any block that are at the row's own offset or before it
+  float* max;    // [128]
+  float* sum;    // [128]
+  size_t bytes;
+
+  ScoreScratch(void* memory, int head_dim) {
+    units = (head_dim + Product::kDepth - 1) / Product::kDepth;
+    stride = tile_stride(units);
+    char* const begin = static_cast<char*>(memory);
+    char* next = begin;
+    const auto take = [&next](int64_t count) {
+      char* const at = next;
+      next += (count * 4 + 63) / 64 * 64;
+      return at;
+    };
+    k = reinterpret_cast<Unit*>(take(int64_t{kTile} * stride));
+    q = reinterpret_cast<Unit*>(take(int64_t{kTile} * units));
+    s = reinterpret_cast<float*>(take(int64_t{kTile} * kSkewStride));
+    limit = reinterpret_cast<float*>(take(kTile));
+    split = reinterpret_cast<float*>(take(kTile));
+    max = reinterpret_cast<float*>(take(kTile));
+    sum = reinterpret_cast<float*>(take(kTile));
+    bytes = static_cast<size_t>(next - begin);
+  }
+};
+
+// Sets limit for the block at first_key; true when some row does not see all of the block's 128
+// keys.
+bool set_limits(const ScoreItem& item, int64_t first_key, float* limit) {
+  const int64_t keys = min_int64(kTile, item.keys - first_key);
+  for (int r = 0; r < kTile; ++r) {
+    const int64_t seen = min_int64(keys, item.first_position + r + 1 - first_key);
+    limit[r] = static_cast<float>(seen < 0 ? 0 : seen);
+  }
+  return limit[0] < kTile || keys < kTile;
+}
+
+TokenRows keys_from(const ScoreItem& item, int64_t first_key) {
+  const int bytes = item.k.dtype == DType::kF32 ? 4 : 2;
+  return {row_of(item.k, first_key, bytes), item.k.dtype, item.k.stride};
+}
+
+// Scores s [keys, kVecs * kLanes] of one strip -> its part of the block's mass.
+template <int kVecs>
+void add_up_strip(const float* s, int keys, float c, bool edge, const float* limit,
+                  const float* split, BlockMass* mass, int first) {
+  constexpr int kStride = kVecs * kLanes;
+  for (int x = 0; x < kVecs; ++x) {
+    const Vec seen = load_f32(limit + first + x * kLanes);
+    const Vec own = load_f32(split + first + x * kLanes);
+    const float* const lanes = s + x * kLanes;
+    Vec top = broadcast(kMasked);
+    for (int n = 0; n < keys; ++n) {
+      Vec score = load_f32(lanes + n * kStride);
+      if (edge) {
+        score = select(less(broadcast(static_cast<float>(n)), seen), score, broadcast(kMasked));
+      }
+      top = max(top, score);
+    }
+    const Vec offset = top * broadcast(c);
+    Vec near = broadcast(0.0f), far = broadcast(0.0f);
+    for (int n = 0; n < keys; ++n) {
+      const Vec key = broadcast(static_cast<float>(n));
+      Vec p = exp2_of_nonpositive<kExpDegree>(
+          fma(load_f32(lanes + n * kStride), broadcast(c), -offset));
+      if (edge) p = select(less(key, seen), p, broadcast(0.0f));
+      const Mask is_near = less(key, own);
+      near = near + select(is_near, p, broadcast(0.0f));
+      far = far + select(is_near, broadcast(0.0f), p);
+    }
+    store_f32(mass->max + first + x * kLanes, offset);
+    store_f32(mass->near + first + x * kLanes, near);
+    store_f32(mass->far + first + x * kLanes, far);
+  }
+}
+
+template <typename Product>
+void coverage_mass(const ScoreItem& item, BlockMass* mass, void* memory) {
+  const ScoreScratch<Product> scratch(memory, item.head_dim);
+  pack_rows<Product>(item.q, item.rows, item.rows, item.head_dim, scratch.k, scratch.stride);
+  transpose_to_strips(scratch.k, scratch.stride, item.rows, scratch.units, scratch.q);
+  for (int r = 0; r < kTile; ++r) {
+    scratch.split[r] = static_cast<float>(((item.first_position + r) & (kTile - 1)) + 1);
+  }
+  for (int64_t first_key = 0; first_key < item.keys; first_key += kTile, ++mass) {
+    const bool edge = set_limits(item, first_key, scratch.limit);
+    const int keys = static_cast<int>(min_int64(kTile, item.keys - first_key));
+    const int even_keys = round_up(keys, 2);
+    pack_rows<Product>(keys_from(item, first_key), keys, even_keys, item.head_dim, scratch.k,
+                       scratch.stride);
+    for (int first = 0; first < item.rows; first += kStrip) {
+      with_vecs(strip_vecs(item.rows, first), [&]<int kVecs>() {
+        multiply<Product, kVecs>({scratch.k, scratch.stride, 1}, scratch.q + first * scratch.units,
+                                 even_keys, scratch.units, Sums::kFresh, nullptr, scratch.s,
+                                 kVecs * kLanes);
+        add_up_strip<kVecs>(scratch.s, keys, item.scale_log2, edge, scratch.limit, scratch.split,
+                            mass, first);
+      });
+    }
+  }
+}
+
+// kOfficial
+// ------------------------------------------------------------------------------------------
+
+using OfficialScratch = ScoreScratch<F32Product>;
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+// Rounds a packed tile to bf16, optionally between two roundings scaled: bf16(bf16(x) * scale).
+void round_tile(float* tile, int rows, int stride, const float* scale) {
+  for (int64_t at = 0; at < int64_t{rows} * stride; at += kLanes) {
+    Vec x = round_to_bf16(load_f32(tile + at));
+    if (scale != nullptr) x = round_to_bf16(x * broadcast(*scale));
+    store_f32(tile + at, x);
+  }
+}
+
+// The logits of the block at first_key as the official code has them, rounded to bf16, with kMasked
+// for keys that a row does not see: s is [keys, kSkewStride], row r in column kSkewPad + r.
+int official_logits(const ScoreItem& item, int64_t first_key, const OfficialScratch& scratch) {
+  const bool edge = set_limits(item, first_key, scratch.limit);
+  const int keys = static_cast<int>(min_int64(kTile, item.keys - first_key));
+  const int even_keys = round_up(keys, 2);
+  pack_rows<F32Product>(keys_from(item, first_key), keys, even_keys, item.head_dim, scratch.k,
+                        scratch.stride);
+  if (item.k.dtype != DType::kBF16) round_tile(scratch.k, keys, scratch.stride, nullptr);
+  for (int first = 0; first < item.rows; first += kStrip) {
+    float* const s = scratch.s + kSkewPad + first;
+    with_vecs(strip_vecs(item.rows, first), [&]<int kVecs>() {
+      multiply<F32Product, kVecs>({scratch.k, scratch.stride, 1}, scratch.q + first * scratch.units,
+                                  even_keys, scratch.units, Sums::kFresh, nullptr, s, kSkewStride);
+      for (int n = 0; n < keys; ++n) {
+        for (int x = 0; x < kVecs; ++x) {
+          float* const at = s + n * kSkewStride + x * kLanes;
+          Vec logit = round_to_bf16(load_f32(at));
+          if (edge) {
+            const Vec seen = load_f32(scratch.limit + first + x * kLanes);
+            logit = select(less(broadcast(static_cast<float>(n)), seen), logit, broadcast(kMasked));
+          }
+          store_f32(at, logit);
+        }
+      }
+    });
+  }
+  return keys;
+}
+
+// First pass over a block: the running maximum of each row and the sum of exponentials below it.
+void add_to_row_sums(const ScoreItem& item, int keys, const OfficialScratch& scratch) {
+  for (int r = 0; r < item.rows; r += kLanes) {
+    const float* const s = scratch.s + kSkewPad + r;
+    const Vec before = load_f32(scratch.max + r);
+    Vec now = before;
+    for (int n = 0; n < keys; ++n) now = max(now, load_f32(s + n * kSkewStride));
+    const Vec offset = now * broadcast(kLog2E);
+    Vec sum = load_f32(scratch.sum + r) *
+              exp2_of_nonpositive<kExpDegree>(before * broadcast(kLog2E) - offset);
+    for (int n = 0; n < keys; ++n) {
+      sum = sum + exp2_of_nonpositive<kExpDegree>(
+                      fma(load_f32(s + n * kSkewStride), broadcast(kLog2E), -offset));
+    }
+    store_f32(scratch.max + r, now);
+    store_f32(scratch.sum + r, sum);
+  }
+}
+
+// Second pass: logits become P / rows in place (0 where masked and past the last row).
+void normalise(const ScoreItem& item, int keys, const OfficialScratch& scratch, float* row_mass,
+               int64_t k_blocks) {
+  for (int r = 0; r < item.rows; r += kLanes) {
+    float* const s = scratch.s + kSkewPad + r;
+    const Vec offset = load_f32(scratch.max + r) * broadcast(kLog2E);
+    const Vec inverse = load_f32(scratch.sum + r);
+    Vec total = broadcast(0.0f);
+    for (int n = 0; n < keys; ++n) {
+      const Vec p = inverse * exp2_of_nonpositive<kExpDegree>(
+                                  fma(load_f32(s + n * kSkewStride), broadcast(kLog2E), -offset));
+      total = total + p;
+      store_f32(s + n * kSkewStride, p);
+    }
+    alignas(64) float masses[kLanes];
+    store_f32(masses, total);
+    for (int lane = 0; lane < min_int(kLanes, item.rows - r); ++lane) {
+      row_mass[(r + lane) * k_blocks] = masses[lane];
+    }
+  }
+}
+
+// vertical[n] = sum over rows of P[n][.] * factor, for the keys of one block.
+void add_columns(const ScoreItem& item, int keys, const float* s, float factor, float* vertical) {
+  for (int n = 0; n < keys; ++n) {
+    Vec sum = broadcast(0.0f);
+    for (int r = 0; r < item.rows; r += kLanes) {
+      sum = sum + load_f32(s + n * kSkewStride + kSkewPad + r);
+    }
+    vertical[n] = sum_of_lanes(sum) * factor;
+  }
+}
+
+// slash[d] += factor * sum of P at distance d = (first_position + r) - (first_key + n), that is
+// along the diagonals r - n = e of the block.
+void add_diagonals(const ScoreItem& item, int64_t first_key, int keys, const float* s, float factor,
+                   float* slash) {
+  for (int e = -round_up(keys - 1, kLanes); e < kTile; e += kLanes) {
+    const int begin = -e - (kLanes - 1) > 0 ? -e - (kLanes - 1) : 0;  // first n with a row r >= 0
+    const int end = min_int(keys, kTile - e);                         // rows are r = n + e + lane
+    Vec sum = broadcast(0.0f);
+    for (int n = begin; n < end; ++n) {
+      sum = sum + load_f32(s + n * kSkewStride + kSkewPad + n + e);
+    }
+    alignas(64) float sums[kLanes];
+    store_f32(sums, sum);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t distance = item.first_position - first_key + e + lane;
+      if (distance >= 0 && distance < item.keys) slash[distance] += sums[lane] * factor;
+    }
+  }
+}
+
+}  // namespace
+
+size_t score_scratch_bytes(int32_t head_dim) {
+  return ScoreScratch<F32Product>(nullptr, head_dim).bytes;  // the larger of the two
+}
+
+void coverage_mass_f32(const ScoreItem& item, BlockMass* mass, void* scratch) {
+  coverage_mass<F32Product>(item, mass, scratch);
+}
+
+#ifdef FLEXPREFILL_BF16_PRODUCT
+void coverage_mass_bf16(const ScoreItem& item, BlockMass* mass, void* scratch) {
+  coverage_mass<Bf16Product>(item, mass, scratch);
+}
+#endif
+
+void official_mass(const ScoreItem& item, float* vertical, float* slash, float* row_mass,
+                   float* probe_mean, void* memory) {
+  const OfficialScratch scratch(memory, item.head_dim);
+  const float inverse_sqrt = 1.0f / __builtin_sqrtf(static_cast<float>(item.head_dim));
+  pack_rows<F32Product>(item.q, item.rows, item.rows, item.head_dim, scratch.k, scratch.stride);
+  round_tile(scratch.k, item.rows, scratch.stride, &inverse_sqrt);
+  mean_of_tokens({scratch.k, DType::kF32, scratch.stride}, item.rows, item.head_dim,
+                 /*round_to_bf16=*/false, probe_mean);
+  transpose_to_strips(scratch.k, scratch.stride, item.rows, scratch.units, scratch.q);
+
+  std::memset(scratch.s, 0, sizeof(float) * kTile * kSkewStride);  // the padding stays zero
+  std::memset(scratch.sum, 0, sizeof(float) * kTile);
+  for (int r = 0; r < kTile; ++r) scratch.max[r] = kMasked;
+  for (int64_t first_key = 0; first_key < item.keys; first_key += kTile) {
+    add_to_row_sums(item, official_logits(item, first_key, scratch), scratch);
+  }
+  for (int r = 0; r < kTile; ++r) {
+    scratch.sum[r] = r < item.rows ? 1.0f / scratch.sum[r] : 0.0f;
+  }
+
+  const float per_row = 1.0f / static_cast<float>(item.rows);
+  const int64_t k_blocks = (item.keys + kTile - 1) / kTile;
+  std::memset(slash, 0, sizeof(float) * static_cast<size_t>(item.keys));
+  for (int64_t j = 0; j < k_blocks; ++j) {
+    const int64_t first_key = j * kTile;
+    const int keys = official_logits(item, first_key, scratch);
+    normalise(item, keys, scratch, row_mass + j, k_blocks);
+    add_columns(item, keys, scratch.s, per_row, vertical + first_key);
+    add_diagonals(item, first_key, keys, scratch.s, per_row, slash);
+  }
+}
+
+void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, bool round,
+                    float* mean) {
+  alignas(64) float sums[256 + 16] = {};
+  const auto add = [&]<DType kType>() {
+    for (int64_t t = 0; t < count; ++t) {
+      convert_row<kType>(row_of(tokens, t, kBytes<kType>), columns, [&](int c, Vec x) {
+        store_f32(sums + c, load_f32(sums + c) + (round ? round_to_bf16(x) : x));
+      });
+    }
+  };
+  if (tokens.dtype == DType::kF32) add.operator()<DType::kF32>();
+  if (tokens.dtype == DType::kF16) add.operator()<DType::kF16>();
+  if (tokens.dtype == DType::kBF16) add.operator()<DType::kBF16>();
+  const float inverse = 1.0f / static_cast<float>(count > 0 ? count : 1);
+  for (int c = 0; c < columns; ++c) mean[c] = sums[c] * inverse;
+}
+
+}  // namespace flexprefill::internal::FLEXPREFILL_ISA

@@ -1,0 +1,122 @@
+#pragma once
+
+// The vector type of the instruction set being compiled, and everything the kernels do with it.
+// This header and the simd_<set>.h it includes are the only place with intrinsics.
+//
+//   Vec      kLanes floats            Mask   result of a comparison of two Vec
+//   kPanel   rows of a register tile  kStripVecs   its width in Vec (tile.h; docs/kernels.md)
+//
+// The including unit is compiled with FLEXPREFILL_ISA (name of the namespace) and FLEXPREFILL_SIMD
+// (one of the numbers below). All names live in flexprefill::internal::<isa>, so no two units share
+// code.
+
+#include <cstdint>
+#include <cstring>
+
+#include "flexprefill/tensor.h"
+
+#define FLEXPREFILL_SIMD_PORTABLE 0
+#define FLEXPREFILL_SIMD_AVX2 1
+#define FLEXPREFILL_SIMD_AVX512 2
+#define FLEXPREFILL_SIMD_AVX512BF16 3
+
+#define FLEXPREFILL_INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define FLEXPREFILL_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define FLEXPREFILL_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#if FLEXPREFILL_SIMD == FLEXPREFILL_SIMD_PORTABLE
+#include "cpu/simd_portable.h"
+#elif FLEXPREFILL_SIMD == FLEXPREFILL_SIMD_AVX2
+#include "cpu/simd_avx2.h"
+#else
+#include "cpu/simd_avx512.h"
+#endif
+
+namespace flexprefill::internal::FLEXPREFILL_ISA {
+
+// 2^x for x <= 0, exactly 0 for x <= -127 and for -inf; NaN stays NaN. With x = t + f, t whole and
+// f in
+// [-1/2, 1/2], the polynomial gives 2^f and t is added to the exponent field. Coefficients are
+// minimax with the constant fixed at 1 (so that 2^0 = 1 and 2^-127 becomes the zero bit pattern).
+// Relative error 1.7e-7 with kDegree 5 (rounding included) and 1.1e-4 with kDegree 3, enough for P
+// in bf16.
+template <int kDegree>
+FLEXPREFILL_INLINE Vec exp2_of_nonpositive(Vec x) {
+  static_assert(kDegree == 3 || kDegree == 5);
+  const Vec to_integer = broadcast(12582912.0f);   // 1.5 * 2^23: the sum's low bits are round(x)
+  const Vec clamped = max(broadcast(-127.0f), x);  // in this order NaN passes through
+  const Vec t = clamped + to_integer;
+  const Vec f = clamped - (t - to_integer);
+  Vec p;
+  if constexpr (kDegree == 5) {
+    p = fma(f, broadcast(0x1.5bb994p-10f), broadcast(0x1.3cea84p-7f));
+    p = fma(p, f, broadcast(0x1.c6b754p-5f));
+    p = fma(p, f, broadcast(0x1.ebf9bcp-3f));
+    p = fma(p, f, broadcast(0x1.62e42ap-1f));
+  } else {
+    p = fma(f, broadcast(0x1.c2a218p-5f), broadcast(0x1.f00c4cp-3f));
+    p = fma(p, f, broadcast(0x1.62f5fap-1f));
+  }
+  p = fma(p, f, broadcast(1.0f));
+  return add_exponent(p, t);
+}
+
+// Element types in memory: kLanes values as fp32, from any alignment.
+template <DType kType>
+FLEXPREFILL_INLINE Vec load_as_f32(const void* data) {
+  if constexpr (kType == DType::kF32) {
+    return load_f32(data);
+  } else if constexpr (kType == DType::kF16) {
+    return load_f16(data);
+  } else {
+    static_assert(kType == DType::kBF16);
+    return load_bf16(data);
+  }
+}
+
+template <DType kType>
+inline constexpr int kBytes = kType == DType::kF32 ? 4 : 2;
+
+// The first `count` < kLanes values; the other lanes are 0 and their memory is not read.
+template <DType kType>
+FLEXPREFILL_INLINE Vec load_as_f32(const void* data, int count) {
+  alignas(64) unsigned char padded[kLanes * 4] = {};
+  std::memcpy(padded, data, static_cast<size_t>(count) * kBytes<kType>);
+  return load_as_f32<kType>(padded);
+}
+
+template <DType kType>
+FLEXPREFILL_INLINE void store_from_f32(void* data, Vec x) {
+  if constexpr (kType == DType::kF32) {
+    store_f32(data, x);
+  } else if constexpr (kType == DType::kF16) {
+    store_f16(data, x);
+  } else {
+    static_assert(kType == DType::kBF16);
+    store_bf16(data, x);
+  }
+}
+
+template <DType kType>
+FLEXPREFILL_INLINE void store_from_f32(void* data, Vec x, int count) {
+  alignas(64) unsigned char padded[kLanes * 4];
+  store_from_f32<kType>(padded, x);
+  std::memcpy(data, padded, static_cast<size_t>(count) * kBytes<kType>);
+}
+
+// How a matrix product multiplies. A Unit is one 32-bit word of an operand and holds kDepth
+// neighbours along the summed dimension; dot() adds the products of two vectors of units to fp32
+// sums.
+struct F32Product {
+  using Unit = float;
+  static constexpr int kDepth = 1;
+  static constexpr int kExpDegree = 5;
+  static Vec load(const float* units) { return load_f32(units); }
+  static Vec broadcast_unit(const float* unit) { return broadcast(*unit); }
+  static Vec dot(Vec sum, Vec a, Vec b) { return fma(a, b, sum); }
+};
+
+}  // namespace flexprefill::internal::FLEXPREFILL_ISA

@@ -1,0 +1,90 @@
+#pragma once
+
+// AVX-512 F, BW, VL, DQ, and BF16 where FLEXPREFILL_SIMD says so: 16 lanes, 32 registers. Included
+// by simd.h only.
+
+#include <immintrin.h>
+
+namespace flexprefill::internal::FLEXPREFILL_ISA {
+
+using Vec = __m512;
+using Mask = __mmask16;
+
+inline constexpr int kLanes = 16;
+inline constexpr int kPanel = 6;  // 6 x 4 sums + 4 operands + 1 broadcast = 29 of 32 registers
+inline constexpr int kStripVecs = 4;
+
+FLEXPREFILL_INLINE Vec broadcast(float x) { return _mm512_set1_ps(x); }
+FLEXPREFILL_INLINE Vec load_f32(const void* data) { return _mm512_loadu_ps(data); }
+FLEXPREFILL_INLINE void store_f32(void* data, Vec x) { _mm512_storeu_ps(data, x); }
+FLEXPREFILL_INLINE Vec load_f16(const void* data) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(data)));
+}
+FLEXPREFILL_INLINE void store_f16(void* data, Vec x) {
+  _mm256_storeu_si256(static_cast<__m256i*>(data),
+                      _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+FLEXPREFILL_INLINE Vec load_bf16(const void* data) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(data)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+// To the nearest bf16 value, ties to even, kept as fp32; NaN stays a quiet NaN. Not vcvtneps2bf16,
+// which flushes denormals.
+FLEXPREFILL_INLINE Vec round_to_bf16(Vec x) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const Mask is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  const __m512i value = _mm512_mask_blend_epi32(is_nan, rounded, quiet);
+  return _mm512_castsi512_ps(_mm512_and_si512(value, _mm512_set1_epi32(-65536)));
+}
+FLEXPREFILL_INLINE void store_bf16(void* data, Vec x) {
+  const __m512i high = _mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(x)), 16);
+  _mm256_storeu_si256(static_cast<__m256i*>(data), _mm512_cvtepi32_epi16(high));
+}
+
+FLEXPREFILL_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+FLEXPREFILL_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }  // b when either is NaN
+FLEXPREFILL_INLINE Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+FLEXPREFILL_INLINE bool any(Mask m) { return m != 0; }
+FLEXPREFILL_INLINE Vec select(Mask m, Vec yes, Vec no) { return _mm512_mask_blend_ps(m, no, yes); }
+FLEXPREFILL_INLINE float sum_of_lanes(Vec x) { return _mm512_reduce_add_ps(x); }
+// p * 2^t, where the low bits of t's pattern hold a whole number (see exp2_of_nonpositive).
+FLEXPREFILL_INLINE Vec add_exponent(Vec p, Vec t) {
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
+}
+
+#if FLEXPREFILL_SIMD == FLEXPREFILL_SIMD_AVX512BF16
+#define FLEXPREFILL_BF16_PRODUCT 1
+
+// Units of two bf16 values: the lower half is the earlier neighbour. vdpbf16ps sums in fp32, treats
+// denormals as zero.
+struct Bf16Product {
+  using Unit = uint32_t;
+  static constexpr int kDepth = 2;
+  static constexpr int kExpDegree = 3;
+  static Vec load(const uint32_t* units) { return _mm512_loadu_ps(units); }
+  static Vec broadcast_unit(const uint32_t* unit) {
+    return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*unit)));
+  }
+  static Vec dot(Vec sum, Vec a, Vec b) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+  }
+};
+
+// units[lane] = (first[lane], second[lane]), rounded to bf16.
+FLEXPREFILL_INLINE void store_pairs(uint32_t* units, Vec first, Vec second) {
+  // cvtne2ps leaves first in words 0 .. 15 and second in words 16 .. 31; the permutation
+  // interleaves.
+  const __m512i interleave =
+      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                       21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+  _mm512_storeu_si512(units, _mm512_permutexvar_epi16(interleave, halves));
+}
+#endif
+
+}  // namespace flexprefill::internal::FLEXPREFILL_ISA

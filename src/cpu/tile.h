@@ -1,0 +1,222 @@
+#pragma once
+
+// The two building blocks of attend.cc and score.cc: packing tokens into a tile of units, and the
+// register-tiled product of two tiles. Included after simd.h, in the namespace of the instruction
+// set.
+//
+// Lanes are queries: a tile of queries is stored transposed, [units, lanes], and cut into strips of
+// kStrip lanes, each contiguous. S^T = K Q^T and O^T += V^T P^T are then the same product: rows of
+// the left operand are broadcast unit by unit, the right operand is read a vector of lanes at a
+// time.
+
+#include "cpu/simd.h"
+
+namespace flexprefill::internal::FLEXPREFILL_ISA {
+
+inline constexpr int kTile = 128;  // queries and keys of a block
+inline constexpr int kStrip = kStripVecs * kLanes;
+
+FLEXPREFILL_INLINE int min_int(int a, int b) { return a < b ? a : b; }
+FLEXPREFILL_INLINE int64_t min_int64(int64_t a, int64_t b) { return a < b ? a : b; }
+FLEXPREFILL_INLINE int round_up(int x, int step) { return (x + step - 1) / step * step; }
+
+// Row stride of a tile of `units` columns: whole cache lines, an odd number of them, so that a
+// column of 128 rows spreads over all sets of the first-level cache.
+FLEXPREFILL_INLINE int tile_stride(int units) { return 16 * (((units + 15) / 16) | 1); }
+
+FLEXPREFILL_INLINE const void* row_of(const TokenRows& tokens, int64_t t, int bytes) {
+  return static_cast<const char*>(tokens.data) + t * tokens.stride * bytes;
+}
+
+// One row of `columns` channels as fp32, zero up to the next multiple of 16 columns.
+template <DType kType, typename Store>
+FLEXPREFILL_INLINE void convert_row(const void* row, int columns, Store store) {
+  const char* source = static_cast<const char*>(row);
+  int c = 0;
+  for (; c + kLanes <= columns; c += kLanes) {
+    store(c, load_as_f32<kType>(source + c * kBytes<kType>));
+  }
+  if (c < columns) {
+    store(c, load_as_f32<kType>(source + c * kBytes<kType>, columns - c));
+    c += kLanes;
+  }
+  for (; c % 16 != 0; c += kLanes) store(c, broadcast(0.0f));
+}
+
+// Packs tokens 0 .. num_tokens row by row, channels becoming units: tile is [num_rows, stride] and
+// the rows past num_tokens are zero.
+template <typename Product, DType kType>
+static void pack_rows_of(const TokenRows& tokens, int num_tokens, int num_rows, int columns,
+                         typename Product::Unit* tile, int stride) {
+  for (int r = 0; r < num_tokens; ++r) {
+    typename Product::Unit* row = tile + static_cast<int64_t>(r) * stride;
+    convert_row<kType>(row_of(tokens, r, kBytes<kType>), columns, [&](int c, Vec x) {
+      if constexpr (Product::kDepth == 1) {
+        store_f32(row + c, x);
+      } else {
+        store_bf16(reinterpret_cast<char*>(row) + 2 * c, x);
+      }
+    });
+  }
+  std::memset(tile + static_cast<int64_t>(num_tokens) * stride, 0,
+              sizeof(*tile) * static_cast<size_t>(num_rows - num_tokens) * stride);
+}
+
+// Packs tokens so that neighbouring tokens share a unit: tile is [ceil(num_tokens / kDepth),
+// stride].
+template <typename Product, DType kType>
+static void pack_token_units_of(const TokenRows& tokens, int num_tokens, int columns,
+                                typename Product::Unit* tile, int stride) {
+  if constexpr (Product::kDepth == 1) {
+    pack_rows_of<Product, kType>(tokens, num_tokens, num_tokens, columns, tile, stride);
+  } else {
+#ifdef FLEXPREFILL_BF16_PRODUCT
+    for (int t = 0; t < num_tokens; t += 2) {
+      typename Product::Unit* row = tile + static_cast<int64_t>(t / 2) * stride;
+      alignas(64) float first[256];
+      convert_row<kType>(row_of(tokens, t, kBytes<kType>), columns,
+                         [&](int c, Vec x) { store_f32(first + c, x); });
+      if (t + 1 < num_tokens) {
+        convert_row<kType>(row_of(tokens, t + 1, kBytes<kType>), columns,
+                           [&](int c, Vec x) { store_pairs(row + c, load_f32(first + c), x); });
+      } else {
+        for (int c = 0; c < columns; c += kLanes) {
+          store_pairs(row + c, load_f32(first + c), broadcast(0.0f));
+        }
+      }
+    }
+#endif
+  }
+}
+
+template <typename Product>
+static void pack_rows(const TokenRows& tokens, int num_tokens, int num_rows, int columns,
+                      typename Product::Unit* tile, int stride) {
+  switch (tokens.dtype) {
+    case DType::kF32:
+      return pack_rows_of<Product, DType::kF32>(tokens, num_tokens, num_rows, columns, tile,
+                                                stride);
+    case DType::kF16:
+      return pack_rows_of<Product, DType::kF16>(tokens, num_tokens, num_rows, columns, tile,
+                                                stride);
+    default:
+      return pack_rows_of<Product, DType::kBF16>(tokens, num_tokens, num_rows, columns, tile,
+                                                 stride);
+  }
+}
+
+template <typename Product>
+static void pack_token_units(const TokenRows& tokens, int num_tokens, int columns,
+                             typename Product::Unit* tile, int stride) {
+  switch (tokens.dtype) {
+    case DType::kF32:
+      return pack_token_units_of<Product, DType::kF32>(tokens, num_tokens, columns, tile, stride);
+    case DType::kF16:
+      return pack_token_units_of<Product, DType::kF16>(tokens, num_tokens, columns, tile, stride);
+    default:
+      return pack_token_units_of<Product, DType::kBF16>(tokens, num_tokens, columns, tile, stride);
+  }
+}
+
+// Width in vectors of the strip that starts at lane `first`, of `rows` queries in all.
+FLEXPREFILL_INLINE int strip_vecs(int rows, int first) {
+  return min_int(kStripVecs, (rows - first + kLanes - 1) / kLanes);
+}
+
+// [rows, stride] -> strips of [units, vecs * kLanes] one after the other; lanes past `rows` are
+// zero.
+template <typename Unit>
+static void transpose_to_strips(const Unit* tile, int stride, int rows, int units, Unit* strips) {
+  for (int first = 0; first < rows; first += kStrip) {
+    const int lanes = strip_vecs(rows, first) * kLanes;
+    for (int lane = 0; lane < lanes; ++lane) {
+      const Unit* row = tile + static_cast<int64_t>(first + lane) * stride;
+      if (first + lane < rows) {
+        for (int u = 0; u < units; ++u) strips[u * lanes + lane] = row[u];
+      } else {
+        for (int u = 0; u < units; ++u) strips[u * lanes + lane] = 0;
+      }
+    }
+    strips += static_cast<int64_t>(units) * lanes;
+  }
+}
+
+// What a product does with the sums that are already there.
+enum class Sums { kFresh, kAdd, kScaleAndAdd };
+
+// Left operand of a product: unit (row, step) lies at data[row * row_stride + step * step_stride].
+template <typename Unit>
+struct Left {
+  const Unit* data;
+  int64_t row_stride;
+  int64_t step_stride;
+};
+
+// sums[r][lane] (+)= sum over steps of left(r, step) . right[step][lane] for kRows rows and
+// kVecs * kLanes lanes; right is [steps, kVecs * kLanes], sums [kRows, sums_stride], scale [lanes].
+template <typename Product, int kRows, int kVecs>
+static __attribute__((noinline)) void multiply_panel(Left<typename Product::Unit> left,
+                                                     const typename Product::Unit* right, int steps,
+                                                     Sums mode, const float* scale, float* sums,
+                                                     int64_t sums_stride) {
+  Vec acc[kRows][kVecs];
+  FLEXPREFILL_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    FLEXPREFILL_UNROLL
+    for (int x = 0; x < kVecs; ++x) {
+      acc[r][x] =
+          mode == Sums::kFresh ? broadcast(0.0f) : load_f32(sums + r * sums_stride + x * kLanes);
+      if (mode == Sums::kScaleAndAdd) acc[r][x] = acc[r][x] * load_f32(scale + x * kLanes);
+    }
+  }
+  for (int step = 0; step < steps; ++step) {
+    Vec lanes[kVecs];
+    FLEXPREFILL_UNROLL
+    for (int x = 0; x < kVecs; ++x) lanes[x] = Product::load(right + x * kLanes);
+    FLEXPREFILL_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const Vec unit = Product::broadcast_unit(left.data + r * left.row_stride);
+      FLEXPREFILL_UNROLL
+      for (int x = 0; x < kVecs; ++x) acc[r][x] = Product::dot(acc[r][x], unit, lanes[x]);
+    }
+    left.data += left.step_stride;
+    right += kVecs * kLanes;
+  }
+  FLEXPREFILL_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    FLEXPREFILL_UNROLL
+    for (int x = 0; x < kVecs; ++x) store_f32(sums + r * sums_stride + x * kLanes, acc[r][x]);
+  }
+}
+
+// The same for any even number of rows: panels of kPanel rows, the rest as 4 and 2. A remainder of
+// 2 is joined with the panel before it as 4 + 4, because 2 rows cannot hide the latency of the
+// sums.
+template <typename Product, int kVecs>
+static void multiply(Left<typename Product::Unit> left, const typename Product::Unit* right,
+                     int rows, int steps, Sums mode, const float* scale, float* sums,
+                     int64_t sums_stride) {
+  const auto panel = [&]<int kRows>() {
+    multiply_panel<Product, kRows, kVecs>(left, right, steps, mode, scale, sums, sums_stride);
+    left.data += kRows * left.row_stride;
+    sums += kRows * sums_stride;
+    rows -= kRows;
+  };
+  while (rows >= kPanel && !(kPanel == 6 && rows == 8)) panel.template operator()<kPanel>();
+  while (rows >= 4) panel.template operator()<4>();
+  if (rows >= 2) panel.template operator()<2>();
+}
+
+// Calls body.operator()<kVecs>() with the strip's width as a constant.
+template <typename Body>
+FLEXPREFILL_INLINE void with_vecs(int vecs, Body body) {
+  static_assert(kStripVecs == 2 || kStripVecs == 4);
+  if constexpr (kStripVecs == 4) {
+    if (vecs == 4) return body.template operator()<4>();
+    if (vecs == 3) return body.template operator()<3>();
+  }
+  if (vecs == 2) return body.template operator()<2>();
+  return body.template operator()<1>();
+}
+
+}  // namespace flexprefill::internal::FLEXPREFILL_ISA
