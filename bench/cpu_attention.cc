@@ -181,7 +181,7 @@ void bench_plan(const Options& options, const Backend& backend, bool structured,
 
 void run(const Options& options) {
   const Backend& backend = *internal::cpu_backend_for(options.isa);
-  const bool bf16 = options.isa == Isa::kAvx512Bf16 && options.shape.dtype != DType::kF32;
+  const bool bf16 = options.isa == Isa::kAvx512Bf16 && options.shape.dtype == DType::kBF16;
   const double peak = measure_peak(options, bf16);
   const Shape& shape = options.shape;
   std::printf("%s, %d threads, %s peak %.1f GFLOP/s\n", backend.description().c_str(),

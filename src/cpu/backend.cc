@@ -99,10 +99,11 @@ AttendItem attend_item(const AttentionProblem& problem, const BlockMask& mask, i
   return item;
 }
 
-// bf16 products serve 16-bit inputs; fp32 inputs keep their precision.
+// bf16 products serve bf16 inputs alone: they would cost f16 three bits of q and k, which peaky
+// heads feel, and fp32 more.
 bool uses_bf16(const Kernels& kernels, const AttentionProblem& problem) {
-  return kernels.attend_bf16 != nullptr && problem.q.dtype != DType::kF32 &&
-         problem.kv.k.dtype != DType::kF32 && problem.kv.v.dtype != DType::kF32;
+  return kernels.attend_bf16 != nullptr && problem.q.dtype == DType::kBF16 &&
+         problem.kv.k.dtype == DType::kBF16 && problem.kv.v.dtype == DType::kBF16;
 }
 
 class CpuBackend final : public Backend {

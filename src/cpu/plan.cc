@@ -138,8 +138,8 @@ struct HeadScorer {
     if (scratch.empty()) return {};
 
     const ScoreItem item = score_item(problem, h);
-    const bool bf16 = kernels.coverage_mass_bf16 != nullptr && problem.q.dtype != DType::kF32 &&
-                      problem.kv.k.dtype != DType::kF32;
+    const bool bf16 = kernels.coverage_mass_bf16 != nullptr && problem.q.dtype == DType::kBF16 &&
+                      problem.kv.k.dtype == DType::kBF16;
     (bf16 ? kernels.coverage_mass_bf16 : kernels.coverage_mass_f32)(item, mass.data(),
                                                                     scratch.data());
     std::fill(row_mass.begin(), row_mass.end(), 0.0f);

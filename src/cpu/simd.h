@@ -45,7 +45,7 @@ namespace flexprefill::internal::FLEXPREFILL_ISA {
 // in bf16.
 template <int kDegree>
 FLEXPREFILL_INLINE Vec exp2_of_nonpositive(Vec x) {
-  static_assert(kDegree == 3 || kDegree == 5);
+  static_assert(kDegree == 4 || kDegree == 5);
   const Vec to_integer = broadcast(12582912.0f);   // 1.5 * 2^23: the sum's low bits are round(x)
   const Vec clamped = max(broadcast(-127.0f), x);  // in this order NaN passes through
   const Vec t = clamped + to_integer;
@@ -57,8 +57,9 @@ FLEXPREFILL_INLINE Vec exp2_of_nonpositive(Vec x) {
     p = fma(p, f, broadcast(0x1.ebf9bcp-3f));
     p = fma(p, f, broadcast(0x1.62e42ap-1f));
   } else {
-    p = fma(f, broadcast(0x1.c2a218p-5f), broadcast(0x1.f00c4cp-3f));
-    p = fma(p, f, broadcast(0x1.62f5fap-1f));
+    p = fma(f, broadcast(0x1.3a02ccp-7f), broadcast(0x1.c9fc46p-5f));
+    p = fma(p, f, broadcast(0x1.ec0378p-3f));
+    p = fma(p, f, broadcast(0x1.62e12cp-1f));
   }
   p = fma(p, f, broadcast(1.0f));
   return add_exponent(p, t);

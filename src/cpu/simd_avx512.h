@@ -65,7 +65,7 @@ FLEXPREFILL_INLINE Vec add_exponent(Vec p, Vec t) {
 struct Bf16Product {
   using Unit = uint32_t;
   static constexpr int kDepth = 2;
-  static constexpr int kExpDegree = 3;
+  static constexpr int kExpDegree = 4;
   static Vec load(const uint32_t* units) { return _mm512_loadu_ps(units); }
   static Vec broadcast_unit(const uint32_t* unit) {
     return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*unit)));
