@@ -15,7 +15,7 @@ namespace {
 std::vector<const Backend*> list_backends() {
   std::vector<const Backend*> all = {internal::cpu_backend(), &internal::reference_backend()};
   // Called once, before the list exists, so nobody writes the environment from our side.
-  const char* forced = std::getenv("FLEXPREFILL_BACKEND");  // NOLINT(concurrency-mt-unsafe)
+  const char* forced = std::getenv("FLEXPREFILL_BACKEND");
   if (forced == nullptr || *forced == '\0') return all;
   std::string names;
   for (const Backend* backend : all) {

@@ -32,6 +32,8 @@
 extern "C" {
 #endif
 
+/* NOLINTBEGIN(modernize-use-using): C has typedef alone */
+
 typedef enum FlexprefillStatus {
   FLEXPREFILL_OK = 0,
   FLEXPREFILL_INVALID_ARGUMENT = 1, /* an argument breaks a rule, or no backend can run the call */
@@ -180,6 +182,8 @@ typedef struct FlexprefillReport {
 
 /* A plan. Its bits and reports lie in the workspace of the call that made it and live as long. */
 typedef struct FlexprefillPlan FlexprefillPlan;
+
+/* NOLINTEND(modernize-use-using) */
 
 /* The defaults of each struct, struct_size included. */
 static inline FlexprefillProblem flexprefill_default_problem(void) {
