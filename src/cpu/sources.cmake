@@ -1,6 +1,6 @@
 # The cpu backend. attend.cc and score.cc are compiled once per instruction set, each time into its own
 # namespace; everything else is compiled for the base instruction set of the target.
-target_sources(flexprefill PRIVATE cpu/backend.cc cpu/isa.cc cpu/plan.cc)
+target_sources(flexprefill PRIVATE cpu/backend.cc cpu/head_scores.cc cpu/isa.cc cpu/plan.cc)
 
 set(FLEXPREFILL_CPU_ISAS portable)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
