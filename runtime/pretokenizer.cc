@@ -88,7 +88,7 @@ std::vector<std::string_view> Pretokenizer::split(std::string_view text,
     next.reserve(pieces.size());
     for (std::string_view piece : pieces) {
       if (step.add_prefix_space && piece.front() != ' ')
-        piece = storage.emplace_back(" " + std::string(piece));
+        piece = storage.emplace_back(1, ' ').append(piece);
       if (!step.regex) {
         next.push_back(piece);
         continue;

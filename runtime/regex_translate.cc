@@ -71,7 +71,10 @@ class Translator {
   void escape(bool in_class) {
     const char c = peek(1);
     const auto set = [&](std::string_view members) {
-      replace(2, in_class ? std::string(members) : "[" + std::string(members) + "]");
+      if (in_class) return replace(2, members);
+      out_ += '[';
+      replace(2, members);
+      out_ += ']';
     };
     switch (c) {
       case 's': return set(kSpace);

@@ -90,20 +90,20 @@ struct Tokenizer::Impl {
     return it == bpe.vocab().end() ? std::nullopt : std::optional(it->second);
   }
 
-  void add_entry(int32_t id, const std::string& token, bool special, const std::string& where) {
-    Entry& entry = entries[id];
-    if (!entry.token.empty() && entry.token != token)
+  Entry& add_entry(int32_t id, const std::string& token, const std::string& where) {
+    const auto [it, is_new] = entries.try_emplace(id);
+    Entry& entry = it->second;
+    if (!is_new && entry.token != token)
       throw Error(where + ": \"" + shorten(entry.token) + "\" and \"" + shorten(token) +
                   "\" have the same id " + std::to_string(id));
     entry.token = token;
     entry.bytes = from_byte_level(token).value_or(token);
-    entry.special |= special;
     vocab_size = std::max(vocab_size, id + 1);
+    return entry;
   }
 
   void index_tokens(const std::string& where) {
-    for (const auto& [token, id] : bpe.vocab())
-      add_entry(id, token, false, where + ": model.vocab");
+    for (const auto& [token, id] : bpe.vocab()) add_entry(id, token, where + ": model.vocab");
     for (const AddedToken& token : added) {
       const std::string at = where + ": added_tokens";
       const auto known = bpe.vocab().find(token.content);
@@ -113,7 +113,13 @@ struct Tokenizer::Impl {
       const auto [it, is_new] = added_ids.emplace(token.content, token.id);
       if (!is_new && it->second != token.id)
         throw Error(at + ": \"" + shorten(token.content) + "\" has two ids");
-      add_entry(token.id, token.content, token.special, at);
+      Entry& entry = add_entry(token.id, token.content, at);
+      entry.special |= token.special;
+      // `tokenizers` decodes these to the text it looks for, through the alphabet like any other.
+      if (token.normalized) {
+        const std::string normal = normalizer.apply(token.content);
+        entry.bytes = from_byte_level(normal).value_or(normal);
+      }
     }
     raw_finder = AddedTokenFinder(added, /*normalized=*/false, normalizer);
     normalized_finder = AddedTokenFinder(added, /*normalized=*/true, normalizer);
