@@ -11,4 +11,4 @@ and after the last page a question:
 
 TEXT
 exec build/flexprefill run --model models/needle-14m --prompt-file examples/data/demo_prompt.txt \
-  --policy flex --compare "$@"
+  --policy flex --compare --stop '\n' --max-new-tokens 16 "$@"
