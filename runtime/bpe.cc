@@ -72,7 +72,10 @@ void Bpe::parse_merges(const json& node, const std::string& where) {
     if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version")) continue;
     const std::string at = where + "[" + std::to_string(rank) + "]";
     const auto [left, right] = halves(merge, at);
-    insert_merge(id_of(left, at), id_of(right, at), {rank, id_of(left + right, at)});
+    const uint64_t pair = pair_of(id_of(left, at), id_of(right, at));
+    const int32_t merged = id_of(left + right, at);
+    slots_[slot_of(pair)] = {pair, {rank, merged}};  // of a repeated pair the last counts
+    merged_ids_.push_back(merged);
     ++rank;
   }
 }
@@ -110,11 +113,6 @@ size_t Bpe::slot_of(uint64_t pair) const {
   return slot;
 }
 
-void Bpe::insert_merge(int32_t left, int32_t right, Merge merge) {
-  const uint64_t pair = pair_of(left, right);
-  slots_[slot_of(pair)] = {pair, merge};  // of a repeated pair the last counts
-}
-
 const Bpe::Merge* Bpe::find_merge(int32_t left, int32_t right) const {
   const Slot& slot = slots_[slot_of(pair_of(left, right))];
   return slot.pair == kEmpty ? nullptr : &slot.merge;
@@ -141,40 +139,37 @@ void Bpe::encode(std::string_view word, std::vector<int32_t>& ids) const {
   }
   const auto size = static_cast<int32_t>(symbols.size());
 
-  struct Candidate {
-    int32_t rank, position, id;
-    bool operator>(const Candidate& other) const {
-      return std::pair(rank, position) > std::pair(other.rank, other.position);
-    }
-  };
-  std::vector<Candidate> first;
+  // Rank above position in one number, so that the queue is ordered by both.
+  const auto candidate = [](int32_t rank, int32_t position) { return pair_of(rank, position); };
+  std::vector<uint64_t> first;
   first.reserve(symbols.size());
   for (int32_t i = 0; i + 1 < size; ++i)
     if (const Merge* merge = find_merge(symbols[i].id, symbols[i + 1].id))
-      first.push_back({merge->rank, i, merge->id});
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue(std::greater<>(),
-                                                                               std::move(first));
+      first.push_back(candidate(merge->rank, i));
+  std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> queue(std::greater<>(),
+                                                                             std::move(first));
   const auto offer = [&](int32_t left, int32_t right) {
     if (left < 0 || right >= size) return;
     if (const Merge* merge = find_merge(symbols[left].id, symbols[right].id))
-      queue.push({merge->rank, left, merge->id});
+      queue.push(candidate(merge->rank, left));
   };
   while (!queue.empty()) {
-    const Candidate best = queue.top();
+    const auto position = static_cast<int32_t>(queue.top() & 0xFFFFFFFF);
+    const int32_t merged = merged_ids_[queue.top() >> 32];
     queue.pop();
-    Symbol& left = symbols[best.position];
+    Symbol& left = symbols[position];
     if (left.id < 0 || left.next >= size) continue;
     const Symbol right = symbols[left.next];
     // The neighbours may have changed since the candidate was queued. What counts is that they
     // still merge to the same token, at whatever rank: this is how `tokenizers` decides.
     const Merge* merge = find_merge(left.id, right.id);
-    if (merge == nullptr || merge->id != best.id) continue;
+    if (merge == nullptr || merge->id != merged) continue;
     symbols[left.next].id = -1;
-    left.id = best.id;
+    left.id = merged;
     left.next = right.next;
-    if (right.next < size) symbols[right.next].previous = best.position;
-    offer(left.previous, best.position);
-    offer(best.position, left.next);
+    if (right.next < size) symbols[right.next].previous = position;
+    offer(left.previous, position);
+    offer(position, left.next);
   }
   for (int32_t i = 0; i < size; i = symbols[i].next) ids.push_back(symbols[i].id);
 }

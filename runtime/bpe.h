@@ -28,12 +28,12 @@ class Bpe {
   };
   void parse_vocab(const nlohmann::json& json, const std::string& where);
   void parse_merges(const nlohmann::json& json, const std::string& where);
-  void insert_merge(int32_t left, int32_t right, Merge merge);
   const Merge* find_merge(int32_t left, int32_t right) const;
   size_t slot_of(uint64_t pair) const;
 
   std::unordered_map<std::string, int32_t> vocab_;
-  int32_t byte_ids_[256] = {};  // -1: the vocabulary lacks that byte, text loses it (as in `tokenizers`)
+  int32_t byte_ids_[256] =
+      {};  // -1: the vocabulary lacks that byte, text loses it (as in `tokenizers`)
   bool ignore_merges_ = false;
 
   // Open addressing, at most half full: pair of ids -> merge.
@@ -42,6 +42,7 @@ class Bpe {
     Merge merge;
   };
   std::vector<Slot> slots_;
+  std::vector<int32_t> merged_ids_;  // [merges] by rank
 };
 
 }  // namespace flexprefill::runtime

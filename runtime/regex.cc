@@ -92,24 +92,27 @@ std::vector<Regex::Span> Regex::find_all(std::string_view text) const {
   const auto match =
       require_memory(MatchDataPtr(pcre2_match_data_create_from_pattern(code, nullptr)));
   const auto context = require_memory(MatchContextPtr(pcre2_match_context_create(nullptr)));
-  const auto stack =
-      require_memory(JitStackPtr(pcre2_jit_stack_create(kJitStackMin, kJitStackMax, nullptr)));
   const size_t limit = kMinMatchLimit + kMatchLimitPerByte * text.size();
   pcre2_set_match_limit(context.get(), static_cast<uint32_t>(std::min<size_t>(limit, UINT32_MAX)));
   pcre2_set_heap_limit(context.get(), kHeapLimitKib);
-  pcre2_jit_stack_assign(context.get(), nullptr, stack.get());
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
 
+  JitStackPtr stack;
   std::vector<Span> spans;
   size_t start = 0;
   while (start <= text.size()) {
     // The text is known to be valid; checking it again for every match would be quadratic.
-    uint32_t options = PCRE2_NO_UTF_CHECK;
-    int result =
-        pcre2_match(code, subject, text.size(), start, options, match.get(), context.get());
-    if (result == PCRE2_ERROR_JIT_STACKLIMIT)
-      result = pcre2_match(code, subject, text.size(), start, options | PCRE2_NO_JIT, match.get(),
-                           context.get());
+    const auto run = [&] {
+      return pcre2_match(code, subject, text.size(), start, PCRE2_NO_UTF_CHECK, match.get(),
+                         context.get());
+    };
+    int result = run();
+    if (result == PCRE2_ERROR_JIT_STACKLIMIT && !stack) {  // 32 KiB of the thread's own by default
+      stack =
+          require_memory(JitStackPtr(pcre2_jit_stack_create(kJitStackMin, kJitStackMax, nullptr)));
+      pcre2_jit_stack_assign(context.get(), nullptr, stack.get());
+      result = run();
+    }
     if (result == PCRE2_ERROR_NOMATCH) break;
     if (result < 0)
       throw Error(compiled_->where + ": the regular expression gives up on the text at byte " +
