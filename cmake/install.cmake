@@ -33,5 +33,7 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/flexprefillConfigVersion.
 install(FILES ${PROJECT_BINARY_DIR}/flexprefillConfig.cmake
               ${PROJECT_BINARY_DIR}/flexprefillConfigVersion.cmake DESTINATION ${package_dir})
 
+# Relative, so that the tree may be installed or moved anywhere.
+file(RELATIVE_PATH prefix_from_pc /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(cmake/flexprefill.pc.in flexprefill.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/flexprefill.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -7,8 +7,7 @@ rm -rf "$work/prefix" "$work/consumer"
 if [[ $kind == shared ]]; then # a build of the library alone; BUILD has the static one
   build=$work/build
   cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
-    -DFLEXPREFILL_RUNTIME=OFF -DFLEXPREFILL_TOOLS=OFF -DFLEXPREFILL_TESTS=OFF \
-    -DFLEXPREFILL_EXAMPLES=OFF >/dev/null
+    -DFLEXPREFILL_RUNTIME=OFF -DFLEXPREFILL_EXAMPLES=OFF >/dev/null
   cmake --build "$build"
 fi
 cmake --install "$build" --prefix "$work/prefix" >/dev/null
@@ -29,7 +28,7 @@ static=()
 if [[ $kind == static ]]; then static=(--static); fi
 # shellcheck disable=SC2046  # the flags are words
 "$CXX" -std=c++20 "$source/tests/package/consumer/main.cc" -o "$work/consumer/by_pkg_config" \
-  $(pkg-config --define-variable=prefix="$work/prefix" --cflags --libs "${static[@]}" flexprefill)
+  $(pkg-config --cflags --libs "${static[@]}" flexprefill)
 LD_LIBRARY_PATH=$libdir "$work/consumer/by_pkg_config"
 
 if [[ $kind == static ]]; then
