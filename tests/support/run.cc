@@ -81,6 +81,22 @@ void run_reference(const AttentionProblem& problem, const BlockMask& mask) {
                    {});
 }
 
+ReferencePlan reference_plan(const AttentionProblem& problem, const Policy& policy) {
+  const Backend& reference = internal::reference_backend();
+  const auto problems = std::span(&problem, 1);
+  const auto policies = std::span(&policy, 1);
+  ReferencePlan result;
+  result.mask = block_grid(problem);
+  result.bits.resize(static_cast<size_t>(result.mask.num_words()));
+  result.mask.bits = result.bits.data();
+  result.reports.resize(static_cast<size_t>(problem.q.heads));
+  HeadReport* reports = result.reports.data();
+  std::vector<std::byte> scratch(reference.scratch_bytes(problems, policies, 0));
+  reference.plan(problems, policies, std::span(&result.mask, 1), std::span(&reports, 1), scratch,
+                 {});
+  return result;
+}
+
 Expected expected_attention(const AttentionProblem& problem, const BlockMask& mask) {
   Tensor out(DType::kF32, problem.q.tokens, problem.q.heads, problem.kv.v.head_dim);
   Expected expected;

@@ -35,6 +35,14 @@ void run_attend(const Backend& backend, std::span<const AttentionProblem> proble
 // The reference directly, also when FLEXPREFILL_BACKEND hides it: fp64 arithmetic.
 void run_reference(const AttentionProblem& problem, const BlockMask& mask);
 
+// The reference's plan of one problem, directly.
+struct ReferencePlan {
+  std::vector<uint64_t> bits;
+  BlockMask mask;
+  std::vector<HeadReport> reports;  // [heads]
+};
+ReferencePlan reference_plan(const AttentionProblem& problem, const Policy& policy);
+
 struct Expected {
   std::vector<float> out;  // [q_len, heads, v.head_dim]
   std::vector<float> lse;  // [heads, q_len]

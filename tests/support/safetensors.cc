@@ -28,7 +28,8 @@ Fixture::Fixture(const std::string& path) {
   }
   std::string header(header_bytes, ' ');
   file.read(header.data(), static_cast<std::streamsize>(header.size()));
-  for (const auto& [name, entry] : nlohmann::json::parse(header).items()) {
+  const nlohmann::json entries = nlohmann::json::parse(header);
+  for (const auto& [name, entry] : entries.items()) {
     if (name == "__metadata__") continue;
     entries_[name] = {entry["dtype"], entry["shape"], entry["data_offsets"][0],
                       entry["data_offsets"][1]};
