@@ -12,14 +12,15 @@ constexpr int kChains =
 template <typename Product>
 double run(int64_t iterations, float* result) {
   Vec sums[kChains];
+  FLEXPREFILL_UNROLL
   for (int n = 0; n < kChains; ++n) sums[n] = broadcast(static_cast<float>(n));
   const Vec a = broadcast(*result), b = broadcast(*result * 0.5f);
   for (int64_t n = 0; n < iterations; ++n) {
     FLEXPREFILL_UNROLL
     for (int chain = 0; chain < kChains; ++chain) sums[chain] = Product::dot(sums[chain], a, b);
-    asm volatile("" ::: "memory");
   }
   float total = 0.0f;
+  FLEXPREFILL_UNROLL
   for (int chain = 0; chain < kChains; ++chain) total += sum_of_lanes(sums[chain]);
   *result = total;
   return 2.0 * kLanes * Product::kDepth * kChains * static_cast<double>(iterations);
