@@ -23,6 +23,12 @@ int fail(const std::string& message, int exit_code) {
   return exit_code;
 }
 
+// The exit code once everything has been printed.
+int finish() {
+  if (std::cout.flush()) return 0;
+  return fail("standard output cannot be written; is the disk full?", kExitError);
+}
+
 // The subcommand that the parse error is about, for the pointer to its help.
 std::string help_command(const CLI::App& app) {
   std::string command = "flexprefill";
@@ -52,7 +58,8 @@ int run_command_line(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version
-    return app.exit(request);
+    app.exit(request);
+    return finish();
   } catch (const CLI::ParseError& e) {
     return fail(std::string(e.what()) + "\n`" + help_command(app) + "` lists the options.",
                 kExitUsage);
@@ -64,8 +71,7 @@ int run_command_line(int argc, char** argv) {
     return fail(std::string(e.what()) + "\n`" + help_command(app) + "` lists the options.",
                 kExitUsage);
   }
-  if (!std::cout.flush()) return fail("standard output cannot be written", kExitError);
-  return 0;
+  return finish();
 }
 
 }  // namespace
