@@ -135,20 +135,9 @@ int set_limits(const AttendItem& item, int64_t first_key, float* limit) {
   return static_cast<int>(limit[kTile - 1]);
 }
 
-// Fetches rows [begin, end) of a key block towards the second-level cache.
-void prefetch_rows(const TokenRows& tokens, int64_t begin, int64_t end, int columns) {
-  const int bytes = tokens.dtype == DType::kF32 ? 4 : 2;
-  for (int64_t t = begin; t < end; ++t) {
-    const char* const row = static_cast<const char*>(row_of(tokens, t, bytes));
-    for (int at = 0; at < columns * bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
-  }
-}
-
-// Adds key block `block`; `after` is the one that follows, or causal_blocks.
 template <typename Product>
-void add_key_block(const AttendItem& item, int block, int after,
+void add_key_block(const AttendItem& item, int64_t first_key,
                    const AttendScratch<Product>& scratch) {
-  const int64_t first_key = int64_t{kTile} * block;
   // Only the diagonal block and the tail of the keys hide keys from some query.
   const bool edge = first_key + kTile > item.kv_len || first_key + kTile > item.first_position + 1;
   const int keys = edge ? set_limits(item, first_key, scratch.limit) : kTile;
@@ -162,14 +151,7 @@ void add_key_block(const AttendItem& item, int block, int after,
     std::memset(scratch.v + int64_t{keys} * scratch.v_stride, 0, sizeof(float) * scratch.v_stride);
   }
 
-  const int64_t next_key = after < item.causal_blocks ? int64_t{kTile} * after : item.kv_len;
   for (int first = 0; first < item.rows; first += kStrip) {
-    // A share of the next block's keys and values per strip: packing would wait for every line of
-    // them.
-    const int64_t begin = min_int64(next_key + first, item.kv_len);
-    const int64_t end = min_int64(next_key + first + kStrip, item.kv_len);
-    prefetch_rows(item.k, begin, end, item.head_dim);
-    prefetch_rows(item.v, begin, end, item.v_head_dim);
     with_vecs(strip_vecs(item.rows, first), [&]<int kVecs>() {
       constexpr int kWidth = kVecs * kLanes;
       const int strip_keys =
@@ -232,20 +214,6 @@ void finish(const AttendItem& item, const AttendScratch<Product>& scratch) {
   }
 }
 
-// The first block at or after `block` that the mask row reads; causal_blocks if there is none.
-int next_block(const AttendItem& item, int block) {
-  while (block < item.causal_blocks) {
-    const uint64_t word =
-        (item.bits == nullptr ? ~uint64_t{0} : item.bits[block / 64]) >> (block % 64);
-    if (word != 0) {
-      block += __builtin_ctzll(word);
-      break;
-    }
-    block = (block / 64 + 1) * 64;
-  }
-  return min_int(block, item.causal_blocks);
-}
-
 template <typename Product>
 void attend_with(const AttendItem& item, void* memory) {
   const AttendScratch<Product> scratch(memory, item.head_dim, item.v_head_dim);
@@ -255,11 +223,12 @@ void attend_with(const AttendItem& item, void* memory) {
   std::memset(scratch.l, 0, sizeof(float) * kTile);
   for (int r = 0; r < kTile; ++r) scratch.m[r] = kMasked;
 
-  int block = next_block(item, 0);
-  while (block < item.causal_blocks) {
-    const int after = next_block(item, block + 1);
-    add_key_block(item, block, after, scratch);
-    block = after;
+  for (int32_t base = 0; base < item.causal_blocks; base += 64) {
+    uint64_t word = item.bits == nullptr ? ~uint64_t{0} : item.bits[base / 64];
+    if (item.causal_blocks - base < 64) word &= (uint64_t{1} << (item.causal_blocks - base)) - 1;
+    for (; word != 0; word &= word - 1) {
+      add_key_block(item, int64_t{kTile} * (base + __builtin_ctzll(word)), scratch);
+    }
   }
   finish(item, scratch);
 }
