@@ -55,8 +55,9 @@ inline const nlohmann::json& array_field(const nlohmann::json& object, const cha
 
 /// A token id: a whole number from 0 to 2^31 - 2, so that the vocabulary's size fits int32_t too.
 inline int32_t id_value(const nlohmann::json& value, const std::string& where) {
-  constexpr uint64_t kMaxId = 0x7ffffffe;
-  if (!value.is_number_unsigned() || value.get<uint64_t>() > kMaxId)
+  constexpr int64_t kMaxId = 0x7ffffffe;
+  // An unsigned value beyond int64_t reads as negative.
+  if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() > kMaxId)
     throw Error(where + ": expected a token id, a whole number from 0 to 2^31 - 2");
   return value.get<int32_t>();
 }

@@ -66,8 +66,7 @@ struct Regex::Compiled {
     auto compiled = std::make_unique<Compiled>();
     compiled->where = where;
     compiled->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                       PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | options, &error,
-                                       &offset, context.get()));
+                                       PCRE2_UTF | options, &error, &offset, context.get()));
     if (!compiled->code)
       throw Error(where + ": the regular expression does not compile (" + message_of(error) +
                   ", near byte " + std::to_string(offset) + ")");
@@ -79,7 +78,8 @@ struct Regex::Compiled {
 
 Regex::Regex(std::unique_ptr<const Compiled> compiled) : compiled_(std::move(compiled)) {}
 Regex::Regex(std::string_view pattern, const std::string& where)
-    : Regex(Compiled::compile(to_pcre2(pattern, where), PCRE2_UCP, where)) {}
+    : Regex(Compiled::compile(to_pcre2(pattern, where), PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
+                              where)) {}
 Regex Regex::literal(std::string_view pattern, const std::string& where) {
   return Regex(Compiled::compile(std::string(pattern), PCRE2_LITERAL, where));
 }
