@@ -269,11 +269,10 @@ std::optional<int64_t> read_sliding_window(Reader& reader, Architecture architec
 void read_heads(Reader& reader, ModelConfig& config) {
   config.heads = static_cast<int32_t>(reader.integer("num_attention_heads", 1, kMaxHeads));
   // Files of the Llama family from before grouped heads leave the number out.
-  const std::optional<int64_t> all_heads = config.architecture == Architecture::kLlama
-                                               ? std::optional<int64_t>(config.heads)
-                                               : std::nullopt;
-  config.kv_heads =
-      static_cast<int32_t>(reader.integer("num_key_value_heads", 1, kMaxHeads, all_heads));
+  const bool may_be_missing = config.architecture == Architecture::kLlama;
+  config.kv_heads = may_be_missing && reader.find("num_key_value_heads") == nullptr
+                        ? config.heads
+                        : static_cast<int32_t>(reader.integer("num_key_value_heads", 1, kMaxHeads));
   if (config.heads % config.kv_heads != 0) {
     reader.refuse("num_key_value_heads", config.kv_heads,
                   "a divisor of num_attention_heads = " + std::to_string(config.heads));
