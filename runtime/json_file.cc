@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "flexprefill/error.h"
+#include "runtime/json_fields.h"
 #include "runtime/mapped_file.h"
 
 namespace flexprefill::runtime {
@@ -27,7 +28,7 @@ class DocumentRules {
       case json::parse_event_t::object_end: keys_.pop_back(); break;
       case json::parse_event_t::key:
         if (!keys_.back().insert(parsed.get_ref<const std::string&>()).second)
-          throw Error(where_ + ": JSON object has the key " + parsed.dump() + " twice");
+          throw Error(where_ + ": JSON object has the key " + shorten(parsed.dump()) + " twice");
         break;
       default: break;
     }

@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "flexprefill/error.h"
+#include "runtime/json_fields.h"
 #include "runtime/json_file.h"
 
 namespace flexprefill::runtime {
@@ -94,7 +95,7 @@ std::optional<int64_t> size_in_bytes(std::span<const int64_t> shape, TensorType 
 
 TensorInfo parse_entry(const std::string& name, const json& entry, std::span<const std::byte> data,
                        const std::string& path) {
-  const std::string where = path + ": tensor \"" + name + "\" ";
+  const std::string where = path + ": tensor \"" + shorten(name) + "\" ";
   if (!entry.is_object()) throw Error(where + "is not described by an object" + kGetAgain);
   TensorInfo tensor;
   tensor.name = name;
@@ -105,7 +106,7 @@ TensorInfo parse_entry(const std::string& name, const json& entry, std::span<con
   const auto* known = std::find_if(kTypes.begin(), kTypes.end(),
                                    [&](const auto& e) { return e.name == type_text; });
   if (known == kTypes.end())
-    throw Error(where + "has dtype \"" + type_text.substr(0, 32) +
+    throw Error(where + "has dtype \"" + shorten(type_text) +
                 "\", which is not supported; expected F32, F16 or BF16");
   tensor.type = known->type;
 
@@ -174,7 +175,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   const std::byte* end = data.data();
   for (const TensorInfo& tensor : tensors_) {
     if (tensor.data != end)
-      throw Error(where + ": tensor \"" + tensor.name + "\" " +
+      throw Error(where + ": tensor \"" + shorten(tensor.name) + "\" " +
                   (tensor.data < end ? "overlaps the one before it" : "leaves a hole before it") +
                   kGetAgain);
     end = tensor.data + tensor.bytes;
@@ -194,7 +195,7 @@ const TensorInfo& SafetensorsFile::at(std::string_view name) const {
   if (const TensorInfo* tensor = find(name)) return *tensor;
   std::string names;
   for (size_t i = 0; i < tensors_.size() && i < 8; ++i)
-    names += (i > 0 ? ", " : "") + tensors_[i].name;
+    names += (i > 0 ? ", " : "") + shorten(tensors_[i].name);
   if (tensors_.size() > 8) names += ", ...";
   throw Error(path().string() + ": no tensor \"" + std::string(name) + "\"; it has " +
               std::to_string(tensors_.size()) + (names.empty() ? "" : ": " + names));

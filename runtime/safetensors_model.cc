@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "flexprefill/error.h"
+#include "runtime/json_fields.h"
 #include "runtime/json_file.h"
 #include "runtime/safetensors.h"
 
@@ -59,22 +60,22 @@ SafetensorsModel SafetensorsModel::open(const fs::path& path) {
   const json index = read_json_file(index_path);
   std::map<std::string, const SafetensorsFile*> shards;
   for (const auto& [name, shard] : weight_map(index, index_path.string()).items()) {
-    const std::string where = index_path.string() + ": weight_map[\"" + name + "\"]";
+    const std::string where = index_path.string() + ": weight_map[\"" + shorten(name) + "\"]";
     if (!shard.is_string() || !is_plain_name(shard.get_ref<const std::string&>()))
-      throw Error(where + " = " + shard.dump().substr(0, 80) +
+      throw Error(where + " = " + shorten(shard.dump()) +
                   ", expected the name of a file in the same folder");
     const auto& shard_name = shard.get_ref<const std::string&>();
     const SafetensorsFile*& file = shards[shard_name];
     if (file == nullptr) {
       if (!fs::exists(path / shard_name, ignored))
-        throw Error(where + " = \"" + shard_name +
+        throw Error(where + " = \"" + shorten(shard_name) +
                     "\", but the folder has no such file; get the missing shard");
       model.files_.push_back(std::make_unique<SafetensorsFile>(path / shard_name));
       file = model.files_.back().get();
     }
     const TensorInfo* tensor = file->find(name);
     if (tensor == nullptr)
-      throw Error(where + " = \"" + shard_name +
+      throw Error(where + " = \"" + shorten(shard_name) +
                   "\", but that file has no such tensor; get the model's files again");
     model.tensors_.emplace(name, tensor);
   }
