@@ -236,7 +236,14 @@ void attend_with(const AttendItem& item, void* memory) {
 }  // namespace
 
 size_t attend_scratch_bytes(int32_t head_dim, int32_t v_head_dim) {
-  return AttendScratch<F32Product>(nullptr, head_dim, v_head_dim).bytes;  // the larger of the two
+  const size_t f32 = AttendScratch<F32Product>(nullptr, head_dim, v_head_dim).bytes;
+#ifdef FLEXPREFILL_BF16_PRODUCT
+  // Larger for few channels only: its P does not share memory with S.
+  const size_t bf16 = AttendScratch<Bf16Product>(nullptr, head_dim, v_head_dim).bytes;
+  return f32 > bf16 ? f32 : bf16;
+#else
+  return f32;
+#endif
 }
 
 void attend_f32(const AttendItem& item, void* scratch) { attend_with<F32Product>(item, scratch); }
