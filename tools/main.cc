@@ -44,7 +44,7 @@ int run_command_line(int argc, char** argv) {
   app.set_version_flag("--version", std::string("flexprefill ") + version(),
                        "Print the version and exit");
   app.set_help_flag("-h,--help", "Print this help and exit");
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // none is told below, after what is unknown
   app.get_formatter()->column_width(34);
   app.footer(
       "Exit codes: 0 done, 1 error, 2 wrong usage.\n"
@@ -64,6 +64,10 @@ int run_command_line(int argc, char** argv) {
     return fail(std::string(e.what()) + "\n`" + help_command(app) + "` lists the options.",
                 kExitUsage);
   }
+  if (app.get_subcommands().empty())
+    return fail(
+        "name a command: run, attend, inspect or backends\n`flexprefill --help` explains them.",
+        kExitUsage);
   try {
     for (const auto& [name, action] : actions)
       if (app.got_subcommand(name)) action();

@@ -8,20 +8,24 @@
 #include "tools/output.h"
 
 namespace flexprefill::tools {
+
 void ModelOptions::add_to(CLI::App& app, bool any_prompt) {
+  app_ = &app;
   app.add_option("--model", folder_,
                  "Hugging Face model folder: config.json, tokenizer.json, *.safetensors")
       ->type_name("DIR")
       ->required();
-  auto* prompt = app.add_option_group("Prompt", any_prompt ? "exactly one of" : "");
-  prompt->add_option("--prompt-file", prompt_file_, "Read the prompt from a file (- is stdin)")
-      ->type_name("FILE");
+  const char* group = any_prompt ? "Prompt (exactly one of these)" : "Prompt";
+  auto* file =
+      app.add_option("--prompt-file", prompt_file_, "Read the prompt from a file (- is stdin)")
+          ->type_name("FILE")
+          ->group(group);
   if (any_prompt) {
-    prompt->add_option("--prompt", prompt_, "The prompt itself")->type_name("TEXT");
-    prompt->add_option("stdin", dash_, "A lone - reads the prompt from stdin")
-        ->check(CLI::IsMember({"-"}));
+    app.add_option("--prompt", prompt_, "The prompt itself")->type_name("TEXT")->group(group);
+    app.add_option("stdin", dash_, "A lone - reads the prompt from stdin")->type_name("-");
+  } else {
+    file->required();
   }
-  prompt->require_option(1);
   app.add_option("--chunk", chunk_,
                  "Tokens that are read at a time, at least 1 (default " +
                      std::to_string(runtime::default_chunk()) +
@@ -31,9 +35,25 @@ void ModelOptions::add_to(CLI::App& app, bool any_prompt) {
   policy_.add_to(app);
 }
 
+void ModelOptions::check_one_prompt() const {
+  if (!dash_.empty() && dash_ != "-")
+    throw UsageError(dash_ +
+                     " was not expected; the prompt is --prompt TEXT or --prompt-file FILE");
+  std::string given;
+  int count = 0;
+  for (const char* name : {"--prompt-file", "--prompt", "stdin"}) {
+    const CLI::Option* option = app_->get_option_no_throw(name);
+    if (option == nullptr || option->count() == 0) continue;
+    given += std::string(count++ == 0 ? "" : " and ") + (name[0] == '-' ? name : "-");
+  }
+  if (count == 0)
+    throw UsageError("no prompt: give one of --prompt TEXT, --prompt-file FILE or - (stdin)");
+  if (count > 1) throw UsageError(given + ": give one prompt only");
+}
+
 std::string ModelOptions::prompt() const {
   std::string text;
-  if (!prompt_file_.empty()) {
+  if (app_->count("--prompt-file") > 0) {
     text = read_text("--prompt-file", prompt_file_);
   } else {
     text = dash_ == "-" ? read_text("-", "-") : prompt_;

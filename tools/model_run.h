@@ -18,6 +18,9 @@ class ModelOptions {
  public:
   void add_to(CLI::App& app, bool any_prompt);
 
+  // Throws UsageError unless the prompt is given exactly once.
+  void check_one_prompt() const;
+
   // The prompt as given. Throws Error if it cannot be read; says on stderr if it is not UTF-8.
   std::string prompt() const;
 
@@ -29,6 +32,7 @@ class ModelOptions {
   void check_chunk(const Policy& policy, int64_t prompt_tokens) const;
 
  private:
+  const CLI::App* app_ = nullptr;
   std::string folder_;
   std::string prompt_;
   std::string prompt_file_;

@@ -32,13 +32,13 @@ std::string backend_names() {
   return names;
 }
 
-// The library checks policies; one key and one query are enough to have it look.
-void check_by_library(const Policy& policy) {
+// The library checks its arguments; one key and one query are enough to have it look.
+void check_by_library(const Policy& policy, const Context& context) {
   float value = 0.0f;
   AttentionProblem problem;
   problem.q = problem.kv.k = problem.kv.v = problem.out =
       head_view(&value, DType::kF32, /*tokens=*/1, /*heads=*/1, /*head_dim=*/1);
-  workspace_bytes(problem, policy);
+  workspace_bytes(problem, policy, context);
 }
 
 }  // namespace
@@ -115,7 +115,7 @@ Policy PolicyOptions::policy() const {
     policy = flex;
   }
   try {
-    check_by_library(policy);
+    check_by_library(policy, Context{});
   } catch (const Error& e) {
     const std::string_view message = e.what();
     for (const OptionField& f : kFields)
@@ -130,6 +130,11 @@ Policy PolicyOptions::policy() const {
 Context PolicyOptions::context() const {
   Context context;
   context.threads = threads_;
+  try {
+    check_by_library(Dense{}, context);
+  } catch (const Error& e) {
+    throw UsageError("--threads " + std::to_string(threads_) + ": " + e.what());
+  }
   if (backend_ == "auto") return context;
   context.backend = find_backend(backend_);
   if (context.backend == nullptr)

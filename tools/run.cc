@@ -113,6 +113,7 @@ void run_model(const RunArguments& arguments) {
   const Policy policy = arguments.model.policy().policy();
   const std::string& policy_name = arguments.model.policy().policy_name();
   const Context context = arguments.model.policy().context();
+  arguments.model.check_one_prompt();
   check_sampler(arguments.sampler);
   if (arguments.compare && policy_name == "dense")
     throw UsageError("--compare sets a policy against dense; name another one with --policy");

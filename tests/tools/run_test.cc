@@ -128,7 +128,7 @@ TEST(Run, CompareShowsBothAnswersAndTheSpeedUp) {
 TEST(Run, SamplingRepeatsWithItsSeed) {
   const auto text = [](const std::string& seed) {
     const ToolResult result = run({"--prompt", "The function", "--temperature", "1", "--top-p",
-                                   "0.9", "--seed", seed, "--max-new-tokens", "30"});
+                                   "0.9", "--seed", seed, "--max-new-tokens", "8"});
     EXPECT_EQ(result.exit_code, 0) << result.err;
     return result.out;
   };
@@ -138,7 +138,7 @@ TEST(Run, SamplingRepeatsWithItsSeed) {
 }
 
 TEST(Run, ThreadsAndChunksAreTakenOver) {
-  const ToolResult result = run({"--prompt", needle_prompt(20), "--stop", "\\n", "--threads", "1",
+  const ToolResult result = run({"--prompt", needle_prompt(20), "--stop", "\\n", "--threads", "2",
                                  "--chunk", "100", "--rule", "coverage"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(result.out, "7294161\n");

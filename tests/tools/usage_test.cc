@@ -59,7 +59,9 @@ TEST(Usage, BackendsAreListedWithDescriptions) {
 }
 
 TEST(Usage, NoCommandAndUnknownWords) {
-  expect_usage_error({}, {}, "subcommand");
+  const ToolResult nothing = run_tool({});
+  EXPECT_EQ(nothing.exit_code, 2);
+  EXPECT_THAT(nothing.err, HasSubstr("name a command"));
   expect_usage_error({"dance"}, {}, "dance");
   expect_usage_error(kRun, {"--speed", "9"}, "--speed");
   expect_usage_error({"run", "--prompt", "x"}, {}, "--model");
