@@ -48,6 +48,13 @@ void check(const Session& session, std::span<const int32_t> prompt,
     if (stop.empty()) throw Error("stop = \"\", expected a string that is not empty");
   }
   check_length(session.config(), session.tokens() + std::ssize(prompt), options.max_new_tokens);
+  const int64_t left = session.capacity() - session.tokens();
+  if (std::ssize(prompt) + options.max_new_tokens > left) {
+    throw Error(std::to_string(std::ssize(prompt)) + " prompt and " +
+                std::to_string(options.max_new_tokens) + " new tokens, expected at most " +
+                std::to_string(left) + ", which is what the session's capacity = " +
+                std::to_string(session.capacity()) + " leaves");
+  }
 }
 
 }  // namespace

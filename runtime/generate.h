@@ -14,13 +14,14 @@
 namespace flexprefill::runtime {
 
 struct GenerateOptions {
-  PrefillOptions prefill;
-  SamplerOptions sampler;
-  int64_t max_new_tokens = 64;    // >= 0; 0 = prefill only
-  std::vector<std::string> stop;  // the answer ends after the first of these strings (kept in it)
-  bool stop_at_eos = true;        // the eos token itself is not part of the text
+  PrefillOptions prefill = {};
+  SamplerOptions sampler = {};
+  int64_t max_new_tokens = 64;  // >= 0; 0 = prefill only
+  std::vector<std::string> stop =
+      {};                   // the answer ends after the first of these strings (kept in it)
+  bool stop_at_eos = true;  // the eos token itself is not part of the text
   /// Text as it becomes complete characters; the pieces concatenate to GenerateResult::text.
-  std::function<void(std::string_view)> on_text;
+  std::function<void(std::string_view)> on_text = {};
 };
 
 enum class StopReason : uint8_t { kEos, kStopString, kMaxNewTokens };

@@ -263,6 +263,7 @@ std::span<const float> Session::decode(int32_t id) {
 
 std::span<const float> Session::logits() const { return impl_->transformer.logits(); }
 int64_t Session::tokens() const { return impl_->tokens; }
+int64_t Session::capacity() const { return impl_->options.capacity; }
 void Session::clear() { impl_->tokens = 0; }
 const ModelConfig& Session::config() const { return impl_->model.config(); }
 

@@ -44,7 +44,7 @@ struct SessionOptions {
   int threads = 0;                   // 0 = as many as OpenMP gives
   const Backend* backend = nullptr;  // attention backend; null = the first that accepts
   /// Type of the stored keys and values: f32, f16 or bf16. Unset: session.cc says which and why.
-  std::optional<DType> cache_dtype;
+  std::optional<DType> cache_dtype = {};
 };
 
 /// Where a prefill is; called after every layer of every chunk.
@@ -75,8 +75,8 @@ struct PrefillOptions {
   /// for Rule::kOfficial, which is defined for one chunk only.
   int64_t chunk = 0;
   bool losses = false;  // also compute PrefillResult::losses (runs the output layer on every token)
-  std::function<void(const Progress&)> on_progress;
-  std::function<void(const ChunkPlan&)> on_plan;
+  std::function<void(const Progress&)> on_progress = {};
+  std::function<void(const ChunkPlan&)> on_plan = {};
 };
 
 /// Wall-clock seconds by part; they add up to the whole.
@@ -124,8 +124,9 @@ class Session {
   /// Logits after the last token, [vocab_size], valid until the next call.
   std::span<const float> logits() const;
 
-  int64_t tokens() const;  // in the cache
-  void clear();            // forgets every token; keeps the memory
+  int64_t tokens() const;    // in the cache
+  int64_t capacity() const;  // most tokens the cache can hold
+  void clear();              // forgets every token; keeps the memory
   const ModelConfig& config() const;
 
  private:

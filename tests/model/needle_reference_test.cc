@@ -1,0 +1,76 @@
+// needle-14m against Hugging Face transformers in fp32: losses, logits and tokens.
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "runtime/sampler.h"
+#include "tests/model/needle.h"
+
+namespace flexprefill::runtime {
+namespace {
+
+void expect_reference(const ReferenceCase& c, const Backend& backend, int64_t chunk) {
+  SCOPED_TRACE(c.name + " on " + std::string(backend.name()) + ", chunk " + std::to_string(chunk));
+  Session session(needle(),
+                  {.capacity = std::ssize(c.ids) + std::ssize(c.greedy), .backend = &backend});
+  PrefillOptions options;
+  options.chunk = chunk;
+  options.losses = true;
+  const PrefillResult result = session.prefill(c.ids, options);
+  EXPECT_EQ(result.backend, backend.name());
+  EXPECT_EQ(result.computed_share, 1.0);
+  ASSERT_EQ(result.losses.size(), c.ids.size() - 1);
+  const double loss = std::accumulate(result.losses.begin(), result.losses.end(), 0.0) /
+                      static_cast<double>(result.losses.size());
+  EXPECT_NEAR(loss, c.mean_loss, 0.002 * c.mean_loss);
+  EXPECT_EQ(argmax(session.logits()), c.top_logits.front().first);
+  for (const auto& [id, logit] : c.top_logits) {
+    EXPECT_NEAR(session.logits()[static_cast<size_t>(id)], logit, logit_tolerance()) << id;
+  }
+  std::vector<int32_t> greedy = {argmax(session.logits())};
+  while (greedy.size() < c.greedy.size()) greedy.push_back(argmax(session.decode(greedy.back())));
+  EXPECT_EQ(greedy, c.greedy);
+}
+
+TEST(NeedleReference, OneShotMatchesTransformers) {
+  for (const ReferenceCase& c : reference_cases()) {
+    expect_reference(c, *backends().front(), std::ssize(c.ids));
+  }
+}
+
+TEST(NeedleReference, ChunksMatchTransformers) {
+  expect_reference(reference_case("short"), *backends().front(), 5);
+  expect_reference(reference_case("text-1000"), *backends().front(), 333);
+  expect_reference(reference_case("niah-2048-4"), *backends().front(), 512);
+  expect_reference(reference_case("niah-8192-16"), *backends().front(), 2048);
+}
+
+// The scalar reference takes minutes for more tokens.
+TEST(NeedleReference, EveryBackendMatchesTransformers) {
+  for (const Backend* backend : backends()) {
+    expect_reference(reference_case("short"), *backend, 12);
+    expect_reference(reference_case("text-1000"), *backend, 600);
+  }
+}
+
+TEST(NeedleReference, SixteenBitCachesKeepTheAnswer) {
+  const ReferenceCase c = reference_case("niah-2048-4");
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    Session session(needle(), {.capacity = 2100, .cache_dtype = dtype});
+    PrefillOptions options;
+    options.losses = true;
+    const PrefillResult result = session.prefill(c.ids, options);
+    const double loss = std::accumulate(result.losses.begin(), result.losses.end(), 0.0) /
+                        static_cast<double>(result.losses.size());
+    EXPECT_NEAR(loss, c.mean_loss, 0.002 * c.mean_loss) << to_string(dtype);
+    std::vector<int32_t> greedy = {argmax(session.logits())};
+    while (greedy.size() < c.greedy.size()) {
+      greedy.push_back(argmax(session.decode(greedy.back())));
+    }
+    EXPECT_EQ(greedy, c.greedy) << to_string(dtype);
+  }
+}
+
+}  // namespace
+}  // namespace flexprefill::runtime
