@@ -8,7 +8,7 @@
 namespace flexprefill::internal {
 namespace {
 
-float dot(std::span<const float> a, std::span<const float> b) {
+float dot(std::span<const float> a, const float* b) {
   float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
   for (size_t c = 0; c < a.size(); ++c) sum += a[c] * b[c];
@@ -84,10 +84,12 @@ CoverageScores score_coverage(const AttentionProblem& problem, int32_t h, Arena&
   const auto sums = arena.take<double>(head_dim);
   const auto row = arena.take<float>(head_dim), q = arena.take<float>(head_dim);
   const auto logits = arena.take<float>(keys);
+  const auto k = arena.take<float>(keys * head_dim);
   if (row.empty()) return {};
 
   const float scale = softmax_scale(problem);
   const int32_t g = kv_head(problem, h);
+  for (int64_t n = 0; n < keys; ++n) load_row(problem.kv.k, n, g, k.data() + n * head_dim);
   std::fill(row_mass.begin(), row_mass.end(), 0.0f);
   std::fill(slash.begin(), slash.end(), 0.0);
   int32_t rows = 0;  // that see keys
@@ -97,10 +99,7 @@ CoverageScores score_coverage(const AttentionProblem& problem, int32_t h, Arena&
     if (seen == 0) continue;
     ++rows;
     load_row(problem.q, problem.q.tokens - probes.count + r, h, q.data());
-    for (size_t n = 0; n < seen; ++n) {
-      load_row(problem.kv.k, static_cast<int64_t>(n), g, row.data());
-      logits[n] = scale * dot(q, row);
-    }
+    for (size_t n = 0; n < seen; ++n) logits[n] = scale * dot(q, k.data() + n * q.size());
     const double total = exponentiate(logits.first(seen));
     add_row(logits.first(seen), total, position, first_slash_bucket(problem),
             row_mass.subspan(static_cast<size_t>(r) * static_cast<size_t>(grid.k_blocks),
@@ -136,9 +135,12 @@ OfficialScores score_official(const AttentionProblem& problem, int32_t h, Arena&
   const auto logits = arena.take<float>(kv_len);
   const auto sums = arena.take<double>(head_dim);
   const auto row = arena.take<float>(head_dim), q = arena.take<float>(head_dim);
+  const auto k = arena.take<float>(kv_len * head_dim);
   if (row.empty()) return {};
 
   const int32_t g = kv_head(problem, h);
+  for (int64_t n = 0; n < kv_len; ++n) load_row(problem.kv.k, n, g, k.data() + n * head_dim);
+  for (float& value : k) value = round_to_bf16(value);
   const auto lq = [&](float value) { return over_sqrt(value, problem.q.head_dim); };
   std::fill(vertical_sums.begin(), vertical_sums.end(), 0.0);
   std::fill(slash_sums.begin(), slash_sums.end(), 0.0);
@@ -149,9 +151,7 @@ OfficialScores score_official(const AttentionProblem& problem, int32_t h, Arena&
     for (float& value : q) value = lq(value);
     const auto seen = logits.first(static_cast<size_t>(position) + 1);
     for (size_t n = 0; n < seen.size(); ++n) {
-      load_row(problem.kv.k, static_cast<int64_t>(n), g, row.data());
-      for (float& value : row) value = round_to_bf16(value);
-      seen[n] = round_to_bf16(dot(q, row));
+      seen[n] = round_to_bf16(dot(q, k.data() + n * q.size()));
     }
     const double total = exponentiate(seen);
     for (size_t n = 0; n < seen.size(); ++n) {

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "numeric.h"
+#include "tests/support/run.h"
 #include "tests/support/safetensors.h"
 
 namespace flexprefill::test {
@@ -110,6 +111,7 @@ std::vector<std::unique_ptr<PlanInstance>> plan_instances() {
   add({.structure = Structure::kSink, .q_len = 900, .kv_len = 1100, .q_start = -50});
   add({.structure = Structure::kTopics, .q_len = 1, .kv_len = 700, .heads = 3, .kv_heads = 1});
   for (const char* fixture : {"n2000_layer4", "n2048_layer1"}) {
+    if (kSanitized) break;
     all.push_back(std::make_unique<PlanInstance>(std::string(fixture)));
   }
   return all;
@@ -131,7 +133,10 @@ Mass true_mass(const AttentionProblem& problem, int32_t h) {
   const double scale = problem.softmax_scale ? double{*problem.softmax_scale}
                                              : 1 / std::sqrt(double(problem.q.head_dim));
   const auto head_dim = static_cast<size_t>(problem.q.head_dim);
-  std::vector<double> q(head_dim), k(head_dim);
+  std::vector<double> q(head_dim), k(static_cast<size_t>(kv_len(problem)) * head_dim);
+  for (int64_t n = 0; n < kv_len(problem); ++n) {
+    internal::load_row(problem.kv.k, n, kv_head(problem, h), k.data() + n * problem.q.head_dim);
+  }
   Mass mass(rows);
   for (size_t r = 0; r < rows; ++r) {
     const int64_t t = problem.q.tokens - static_cast<int64_t>(rows - r);
@@ -140,9 +145,9 @@ Mass true_mass(const AttentionProblem& problem, int32_t h) {
     internal::load_row(problem.q, t, h, q.data());
     std::vector<double> logits;
     for (int64_t n = 0; n < seen; ++n) {
-      internal::load_row(problem.kv.k, n, kv_head(problem, h), k.data());
+      const double* key = k.data() + n * problem.q.head_dim;
       double dot = 0.0;
-      for (size_t c = 0; c < head_dim; ++c) dot += q[c] * k[c];
+      for (size_t c = 0; c < head_dim; ++c) dot += q[c] * key[c];
       logits.push_back(scale * dot);
     }
     const double max = *std::max_element(logits.begin(), logits.end());

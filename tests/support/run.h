@@ -11,6 +11,13 @@
 
 namespace flexprefill::test {
 
+// Under sanitizers, ten times slower, suites leave out their largest inputs.
+#ifdef FLEXPREFILL_SANITIZED
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 // The backends under test: those of backends(). Where FLEXPREFILL_BACKEND forces one, exactly that
 // one must be there: anything else fails the test.
 std::vector<const Backend*> tested_backends();
