@@ -28,6 +28,7 @@ constexpr int32_t kHeads = 4;
 constexpr int32_t kKvHeads = 2;
 constexpr int32_t kHeadDim = 32;
 constexpr int32_t kValueDim = 24;
+const std::string kBest(backends().front()->name());
 
 struct Tensor {
   std::vector<int64_t> shape;
@@ -78,7 +79,7 @@ class AttendTest : public ::testing::Test {
   }
 
   // Compares the file written by the tool, bit for bit, with the library.
-  void expect_output_of_library(const Policy& policy, const char* backend,
+  void expect_output_of_library(const Policy& policy, const std::string& backend,
                                 std::optional<int64_t> q_start = std::nullopt) {
     AttentionProblem problem;
     problem.q = view(q_, dtype_);
@@ -148,14 +149,15 @@ class AttendTest : public ::testing::Test {
 
 TEST_F(AttendTest, OutputsAreThoseOfTheLibraryForEveryBackendAndPolicy) {
   make_input();
-  for (const char* backend : {"ref", "cpu"}) {
+  for (const Backend* each : backends()) {
+    const std::string backend(each->name());
     SCOPED_TRACE(backend);
     FlexPrefill flex;
     flex.gamma = 0.6f;
     flex.min_budget = 0;
     ToolResult result = attend({"--backend", backend, "--gamma", "0.6", "--min-budget", "0"});
     ASSERT_EQ(result.exit_code, 0) << result.err;
-    EXPECT_THAT(result.out, HasSubstr(std::string("backend ") + backend));
+    EXPECT_THAT(result.out, HasSubstr("backend " + backend));
     expect_output_of_library(flex, backend);
 
     flex.rule = Rule::kOfficial;
@@ -179,20 +181,23 @@ TEST_F(AttendTest, OutputsAreThoseOfTheLibraryForEveryBackendAndPolicy) {
 
 TEST_F(AttendTest, Bf16InGivesBf16Out) {
   make_input(TensorType::kBF16);
-  const ToolResult result = attend({"--backend", "cpu", "--gamma", "0.9", "--min-budget", "128"});
+  const ToolResult result = attend({"--backend", kBest, "--gamma", "0.5", "--min-budget", "0"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   FlexPrefill flex;
-  flex.min_budget = 128;
-  expect_output_of_library(flex, "cpu");
+  flex.gamma = 0.5f;
+  flex.min_budget = 0;
+  expect_output_of_library(flex, kBest);
 }
 
 TEST_F(AttendTest, QueryStartPlacesAChunk) {
   make_input(TensorType::kF32, /*q_len=*/200);
-  const ToolResult result = attend({"--backend", "cpu", "--q-start", "333", "--min-budget", "0"});
+  const ToolResult result =
+      attend({"--backend", kBest, "--q-start", "1077", "--min-budget", "0", "--gamma", "0.3"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   FlexPrefill flex;
+  flex.gamma = 0.3f;
   flex.min_budget = 0;
-  expect_output_of_library(flex, "cpu", 333);
+  expect_output_of_library(flex, kBest, 1077);
 }
 
 TEST_F(AttendTest, TensorsNeedNotBeAligned) {
@@ -256,13 +261,13 @@ TEST_F(AttendTest, CheckOfGammaOneIsOne) {
 
 TEST_F(AttendTest, JsonOnStdoutIsAlone) {
   make_input();
-  const ToolResult result = attend({"--min-budget", "0", "--backend", "cpu", "--json", "-"});
+  const ToolResult result = attend({"--min-budget", "0", "--backend", kBest, "--json", "-"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const json report = json::parse(result.out);  // throws on anything else
   EXPECT_EQ(report["q_len"], kTokens);
   EXPECT_EQ(report["kv_len"], kTokens);
   EXPECT_EQ(report["q_start"], 0);
-  EXPECT_EQ(report["backend"], "cpu");
+  EXPECT_EQ(report["backend"], kBest);
   EXPECT_EQ(report["policy"], "flex");
   EXPECT_TRUE(report["plan_seconds"].is_number());
   EXPECT_TRUE(report["attend_seconds"].is_number());

@@ -33,6 +33,7 @@ ToolResult run_process(std::vector<std::string> arguments, const std::string& in
     redirect(STDIN_FILENO, folder / "in", O_RDONLY);
     redirect(STDOUT_FILENO, folder / "out", O_WRONLY | O_CREAT | O_TRUNC);
     redirect(STDERR_FILENO, folder / "err", O_WRONLY | O_CREAT | O_TRUNC);
+    unsetenv("FLEXPREFILL_BACKEND");  // tests name the backend they want
     setenv("TOOL", FLEXPREFILL_TOOL, 1);
     for (const std::string& assignment : environment) {
       const size_t equals = assignment.find('=');
