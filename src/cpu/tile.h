@@ -43,20 +43,26 @@ FLEXPREFILL_INLINE void convert_row(const void* row, int columns, Store store) {
   for (; c % 16 != 0; c += kLanes) store(c, broadcast(0.0f));
 }
 
-// Packs tokens 0 .. num_tokens row by row, channels becoming units: tile is [num_rows, stride] and
-// the rows past num_tokens are zero.
+// Packs tokens 0 .. num_tokens row by row, channels becoming units: tile is [num_rows, stride]. The
+// last unit of a row is filled up with zero, and so are the rows past num_tokens.
 template <typename Product, DType kType>
 static void pack_rows_of(const TokenRows& tokens, int num_tokens, int num_rows, int columns,
                          typename Product::Unit* tile, int stride) {
   for (int r = 0; r < num_tokens; ++r) {
     typename Product::Unit* row = tile + static_cast<int64_t>(r) * stride;
-    convert_row<kType>(row_of(tokens, r, kBytes<kType>), columns, [&](int c, Vec x) {
-      if constexpr (Product::kDepth == 1) {
-        store_f32(row + c, x);
-      } else {
-        store_bf16(reinterpret_cast<char*>(row) + 2 * c, x);
-      }
-    });
+    const void* const source = row_of(tokens, r, kBytes<kType>);
+    if constexpr (Product::kDepth == 2 && kType == DType::kBF16) {
+      std::memcpy(row, source, static_cast<size_t>(columns) * 2);
+      if (columns % 2 != 0) std::memset(reinterpret_cast<char*>(row) + columns * 2, 0, 2);
+    } else {
+      convert_row<kType>(source, columns, [&](int c, Vec x) {
+        if constexpr (Product::kDepth == 1) {
+          store_f32(row + c, x);
+        } else {
+          store_bf16(reinterpret_cast<char*>(row) + 2 * c, x);
+        }
+      });
+    }
   }
   std::memset(tile + static_cast<int64_t>(num_tokens) * stride, 0,
               sizeof(*tile) * static_cast<size_t>(num_rows - num_tokens) * stride);
