@@ -62,7 +62,7 @@ TEST(Safetensors, WritesWhatItReads) {
   ASSERT_EQ(file.tensors().size(), 4u);
   EXPECT_EQ(file.metadata().at("made by"), "a \"test\"");
   EXPECT_EQ(file.at("out").shape, (std::vector<int64_t>{2, 1, 2}));
-  EXPECT_EQ(std::memcmp(file.at("out").data, out.data(), 16), 0);
+  EXPECT_EQ(std::memcmp(file.at("out").data, static_cast<const void*>(out.data()), 16), 0);
   EXPECT_EQ(std::memcmp(file.at("mask").data, mask.data(), 3), 0);
   EXPECT_EQ(std::memcmp(file.at("count").data, &count, 8), 0);
   EXPECT_EQ(file.at("none").elements(), 0);

@@ -12,7 +12,6 @@ namespace flexprefill::runtime {
 namespace {
 
 using nlohmann::json;
-using testing::AllOf;
 using testing::HasSubstr;
 
 const std::filesystem::path kData =

@@ -141,6 +141,7 @@ TEST(Tokenizer, ThreadsShareOne) {
   const Ids expected = tokenizer.encode(text, true);
   std::vector<std::thread> threads;
   std::vector<int> equal(4, 0);
+  threads.reserve(equal.size());
   for (int& count : equal)
     threads.emplace_back([&] {
       for (int i = 0; i < 100; ++i) count += tokenizer.encode(text, true) == expected;

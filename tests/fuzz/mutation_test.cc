@@ -112,8 +112,7 @@ TEST(AllocationMeter, SeesTheMostThatIsHeldAtOnce) {
   for (int i = 0; i < 10; ++i) std::make_unique<std::string>(100'000, 'a')->back() = 'b';
   EXPECT_GE(meter.peak_bytes(), 100'000u);
   EXPECT_LE(meter.peak_bytes(), 200'000u);
-  std::vector<std::string> kept;
-  for (int i = 0; i < 10; ++i) kept.emplace_back(100'000, 'a');
+  const std::vector<std::string> kept(10, std::string(100'000, 'a'));
   EXPECT_GE(meter.peak_bytes(), 1'000'000u);
 }
 
