@@ -23,6 +23,7 @@ ProgressLine::~ProgressLine() { finish(); }
 void ProgressLine::show(const std::string& text) {
   if (terminal_) {
     set_progress_line(true);
+    drawn_ = true;
     std::cerr << "\r\033[K" << label_ << ": " << text << std::flush;
   } else {
     std::cerr << label_ << ": " << text << "\n";
@@ -46,7 +47,8 @@ void ProgressLine::update(const runtime::Progress& progress) {
 }
 
 void ProgressLine::finish() {
-  if (!terminal_) return;
+  if (!drawn_) return;  // the line of the terminal may hold somebody else's text by now
+  drawn_ = false;
   set_progress_line(false);
   std::cerr << "\r\033[K" << std::flush;
 }

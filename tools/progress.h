@@ -25,6 +25,7 @@ class ProgressLine {
 
   std::string label_;
   bool terminal_ = false;
+  bool drawn_ = false;  // on the terminal, not removed yet
   std::chrono::steady_clock::time_point start_;
   std::chrono::steady_clock::time_point shown_;
 };

@@ -73,7 +73,8 @@ TEST_F(Inspect, PageHoldsEveryHeadsReportAndMask) {
       kept += in_mask;
     }
   }
-  const double causal = 8.0 * 6.0 * static_cast<double>(blocks * (blocks + 1) / 2);
+  const size_t causal_of_head = blocks * (blocks + 1) / 2;
+  const double causal = 8.0 * 6.0 * static_cast<double>(causal_of_head);
   EXPECT_NEAR(page["computed_share"].get<double>(), static_cast<double>(kept) / causal, 1e-9);
   EXPECT_LT(page["computed_share"].get<double>(), 1.0);
 }

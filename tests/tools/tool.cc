@@ -25,6 +25,7 @@ ToolResult run_process(std::vector<std::string> arguments, const std::string& in
   const TemporaryFolder folder;
   write_file(folder / "in", input);
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   const pid_t child = fork();
