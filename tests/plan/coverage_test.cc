@@ -13,7 +13,7 @@ namespace flexprefill::test {
 namespace {
 
 std::vector<FlexPrefill> policies() {
-  return {
+  std::vector<FlexPrefill> all = {
       {.gamma = 0.9f, .tau = 0.1f, .min_budget = 0},
       {.gamma = 0.5f, .tau = 0.0f, .min_budget = 128},
       {.gamma = 0.95f, .tau = 1.0f, .min_budget = 0},
@@ -22,6 +22,8 @@ std::vector<FlexPrefill> policies() {
       {.gamma = 0.99f, .tau = 1.0f, .min_budget = 128, .max_budget = 256},
       {.gamma = 0.9f, .tau = 0.2f, .min_budget = 300, .max_budget = 600},
   };
+  if (kSanitized) all = {all[0], all[4]};
+  return all;
 }
 
 std::string str(const FlexPrefill& p) {
@@ -75,10 +77,10 @@ TEST(Coverage, ReportIsTheTrueKeptMassAndReachesGamma) {
     for (const Pattern pattern : {Pattern::kVerticalSlash, Pattern::kQueryAware, Pattern::kDense}) {
       std::cout << backend->name() << ": " << seen.patterns[pattern] << " heads "
                 << to_string(pattern) << "\n";
-      EXPECT_GT(seen.patterns[pattern], 10);
+      EXPECT_GT(seen.patterns[pattern], kSanitized ? 0 : 10);
     }
     std::cout << backend->name() << ": " << seen.limited << " heads limited by max_budget\n";
-    EXPECT_GT(seen.limited, 10);
+    EXPECT_GT(seen.limited, kSanitized ? 0 : 10);
   }
 }
 

@@ -43,7 +43,7 @@ struct PlanInstance {
   AttentionProblem problem;
 };
 
-// Random problems of every structure, and the real ones (not under sanitizers).
+// Random problems of every structure, and the real ones; without the largest under sanitizers.
 std::vector<std::unique_ptr<PlanInstance>> plan_instances();
 
 // The last q_len queries of a problem, or those from `begin`, with keys [0, kv_len).
