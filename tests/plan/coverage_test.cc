@@ -61,6 +61,7 @@ TEST(Coverage, ReportIsTheTrueKeptMassAndReachesGamma) {
     Seen seen;
     for (const auto& x : instances) {
       std::vector<Mass> mass;
+      mass.reserve(static_cast<size_t>(x->problem.q.heads));
       for (int32_t h = 0; h < x->problem.q.heads; ++h) mass.push_back(true_mass(x->problem, h));
       for (const FlexPrefill& policy : policies()) {
         const PlanResult result = run_plan(*backend, x->problem, policy);

@@ -9,8 +9,6 @@
 namespace flexprefill::test {
 namespace {
 
-using internal::OfficialDecisions;
-
 constexpr double kF32Unit = 0x1p-24;
 
 // Distance to the next bf16 value: what one rounding that falls the other way moves a logit by.

@@ -22,6 +22,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 std::vector<int32_t> indices(const std::vector<Scored>& scored) {
   std::vector<int32_t> result;
+  result.reserve(scored.size());
   for (const Scored& s : scored) result.push_back(s.index);
   return result;
 }

@@ -187,6 +187,7 @@ std::vector<std::unique_ptr<PlanInstance>> batch_instances() {
 TEST(Plan, BatchAndThreadsChangeNoBit) {
   const auto batch = batch_instances();
   std::vector<AttentionProblem> problems;
+  problems.reserve(batch.size());
   for (const auto& x : batch) problems.push_back(x->problem);
   for (const Backend* backend : tested_backends()) {
     for (const Policy& policy : kPolicies) {
