@@ -12,11 +12,16 @@ namespace {
 size_t g_held = 0;
 size_t g_peak = 0;
 
-void* allocate(size_t bytes) {
+void* allocate_or_null(size_t bytes) noexcept {
   void* memory = std::malloc(std::max<size_t>(bytes, 1));
-  if (memory == nullptr) throw std::bad_alloc();
-  g_held += malloc_usable_size(memory);
+  if (memory != nullptr) g_held += malloc_usable_size(memory);
   g_peak = std::max(g_peak, g_held);
+  return memory;
+}
+
+void* allocate(size_t bytes) {
+  void* memory = allocate_or_null(bytes);
+  if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
 
@@ -30,10 +35,17 @@ void release(void* memory) {
 
 void* operator new(size_t bytes) { return allocate(bytes); }
 void* operator new[](size_t bytes) { return allocate(bytes); }
+// std::stable_sort asks this way. A sanitizer's own would not match the delete below.
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return allocate_or_null(bytes); }
+void* operator new[](size_t bytes, const std::nothrow_t&) noexcept {
+  return allocate_or_null(bytes);
+}
 void operator delete(void* memory) noexcept { release(memory); }
 void operator delete[](void* memory) noexcept { release(memory); }
 void operator delete(void* memory, size_t) noexcept { release(memory); }
 void operator delete[](void* memory, size_t) noexcept { release(memory); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { release(memory); }
+void operator delete[](void* memory, const std::nothrow_t&) noexcept { release(memory); }
 
 namespace flexprefill::runtime {
 
