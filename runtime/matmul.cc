@@ -1,12 +1,16 @@
 #include "runtime/matmul.h"
 
+#include <omp.h>
+
 #include <dnnl.hpp>
 #include <map>
+#include <mutex>
 #include <string>
 #include <tuple>
 #include <unordered_map>
 
 #include "flexprefill/error.h"
+#include "runtime/thread_scope.h"
 
 namespace flexprefill::runtime {
 namespace {
@@ -121,14 +125,27 @@ int64_t Linear::bytes() const {
 }
 
 struct Matmul::Impl {
-  using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool>;  // m, n, k, bias, accumulate
+  // m, n, k, bias, accumulate, inside a parallel region
+  using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool>;
 
-  // Weights of the same shape have the same layout (Linear chooses by shape alone).
-  const dnnl::matmul& compiled(const Shape& shape, const memory::desc& weight) {
+  struct Compiled {
+    dnnl::matmul primitive;
+    memory::desc scratchpad;
+  };
+
+  // Weights of the same shape have the same layout (Linear chooses by shape alone). The caller
+  // holds `mutex`.
+  const Compiled& compiled(const Shape& shape, const memory::desc& weight) {
     const auto found = primitives.find(shape);
     if (found != primitives.end()) return found->second;
-    const auto& [m, n, k, has_bias, accumulate] = shape;
+    if (primitives.size() >= kMaxPrimitives) primitives.clear();
+    const auto& [m, n, k, has_bias, accumulate, in_parallel] = shape;
+    // oneDNN divides the work among the threads there are when it compiles: inside a parallel
+    // region that must be one.
+    const ThreadScope threads(in_parallel ? 1 : 0);
     dnnl::primitive_attr attributes;
+    // The library's own scratchpad is not made for concurrent products.
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (accumulate) {
       dnnl::post_ops sum;
       sum.append_sum(1.0f);
@@ -137,11 +154,16 @@ struct Matmul::Impl {
     const auto description =
         describe(rows_desc(m, k, matmul_dtype()), weight, bias_desc(n, has_bias),
                  rows_desc(m, n, DType::kF32), attributes);
-    return primitives.emplace(shape, dnnl::matmul(description)).first->second;
+    return primitives
+        .emplace(shape, Compiled{dnnl::matmul(description), description.scratchpad_desc()})
+        .first->second;
   }
 
-  dnnl::stream stream{cpu_engine()};
-  std::map<Shape, dnnl::matmul> primitives;
+  // Sessions that see many prompt lengths would collect a primitive for every last tile.
+  static constexpr size_t kMaxPrimitives = 256;
+
+  std::mutex mutex;
+  std::map<Shape, Compiled> primitives;
 };
 
 Matmul::Matmul() : impl_(std::make_unique<Impl>()) {}
@@ -153,19 +175,30 @@ void Matmul::run(const Linear& linear, const void* in, int64_t m, float* out, bo
   const Linear::Packed& packed = *linear.packed_;
   with_context(shape_text(m, n, k), [&] {
     const bool has_bias = !packed.bias.empty();
-    const dnnl::matmul& primitive =
-        impl_->compiled({m, n, k, has_bias, accumulate}, packed.weight.get_desc());
+    const bool in_parallel = omp_in_parallel() != 0;
+    const Impl::Compiled compiled = [&] {
+      const std::lock_guard lock(impl_->mutex);
+      return impl_->compiled({m, n, k, has_bias, accumulate, in_parallel},
+                             packed.weight.get_desc());  // a copy shares the primitive
+    }();
+    thread_local Buffer scratchpad;  // kept: a fresh one would cost page faults in every product
+    if (scratchpad.bytes() < compiled.scratchpad.get_size()) {
+      scratchpad = Buffer(compiled.scratchpad.get_size(), "the scratchpad of a product");
+    }
     std::unordered_map<int, memory> arguments = {
         {DNNL_ARG_SRC, memory(rows_desc(m, k, matmul_dtype()), cpu_engine(),
                               const_cast<void*>(in))},  // oneDNN has no const memory
         {DNNL_ARG_WEIGHTS, packed.weight},
-        {DNNL_ARG_DST, memory(rows_desc(m, n, DType::kF32), cpu_engine(), out)}};
+        {DNNL_ARG_DST, memory(rows_desc(m, n, DType::kF32), cpu_engine(), out)},
+        {DNNL_ARG_SCRATCHPAD, memory(compiled.scratchpad, cpu_engine(), scratchpad.data())}};
     if (has_bias) {
       arguments.emplace(DNNL_ARG_BIAS, memory(bias_desc(n, true), cpu_engine(),
                                               const_cast<float*>(packed.bias.data())));
     }
-    primitive.execute(impl_->stream, arguments);
-    impl_->stream.wait();
+    dnnl::stream stream(cpu_engine());
+    const ThreadScope threads(in_parallel ? 1 : 0);
+    compiled.primitive.execute(stream, arguments);
+    stream.wait();
   });
 }
 

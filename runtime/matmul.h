@@ -38,8 +38,9 @@ class Linear {
   std::shared_ptr<const Packed> packed_;
 };
 
-/// Runs products on the calling thread's OpenMP threads. Keeps what oneDNN compiled for each shape,
-/// so use one object and few different m. One thread at a time.
+/// Runs products: on all OpenMP threads, or, inside a parallel region, on the calling thread alone
+/// (any number of threads of one region may run products of the same object). Keeps what oneDNN
+/// compiled for each shape, so use one object and few different m.
 class Matmul {
  public:
   Matmul();

@@ -12,7 +12,7 @@ namespace {
 
 // e^x without branches, so that loops over it vectorise; relative error below 3e-7, clamped to
 // [e^-87, e^88], which silu's result cannot tell from the limits.
-inline float exp_clamped(float x) {
+[[gnu::always_inline]] inline float exp_clamped(float x) {
   constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0.693359375f;
   constexpr float kLn2Low = -2.12194440e-4f;
@@ -53,8 +53,27 @@ inline void norm_row(const float* in, std::span<const float> weight, float eps, 
   for (int64_t c = 0; c < columns; ++c) out[c] = in[c] * scale * weight[static_cast<size_t>(c)];
 }
 
-inline void silu_mul_row(const float* gate, const float* up, int64_t count, float* out) {
+[[gnu::always_inline]] inline void silu_mul_loop(const float* gate, const float* up, int64_t count,
+                                                 float* out) {
   for (int64_t c = 0; c < count; ++c) out[c] = gate[c] / (1.0f + exp_clamped(-gate[c])) * up[c];
+}
+
+// The one row operation that costs enough to be compiled for wider vectors, too: 0.23 s of 3.2 s at
+// 4096 tokens with SSE2 (needle-14m, one thread).
+#if defined(__x86_64__)
+[[gnu::target("avx2,fma")]] void silu_mul_avx2(const float* gate, const float* up, int64_t count,
+                                               float* out) {
+  silu_mul_loop(gate, up, count, out);
+}
+#endif
+
+void silu_mul_row(const float* gate, const float* up, int64_t count, float* out) {
+#if defined(__x86_64__)
+  static const bool has_avx2 =
+      __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+  if (has_avx2) return silu_mul_avx2(gate, up, count, out);
+#endif
+  silu_mul_loop(gate, up, count, out);
 }
 
 // Calls write_row(r, float row [columns]) for every row and stores the row as out_dtype: straight

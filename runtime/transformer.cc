@@ -1,6 +1,9 @@
 #include "runtime/transformer.h"
 
+#include <omp.h>
+
 #include <algorithm>
+#include <exception>
 
 #include "runtime/ops.h"
 #include "runtime/timer.h"
@@ -8,10 +11,12 @@
 namespace flexprefill::runtime {
 namespace {
 
-// Rows that projections and pointwise operations take at a time. Activations wider than the
-// residual stream then need memory for 512 tokens, not for a chunk, and stay in the last-level
-// cache between the operations (needle-14m: 4 MB for gate and up).
-constexpr int64_t kTileRows = 512;
+// Rows that one thread takes through projections and pointwise operations at a time. Threads work
+// on tiles of their own: two parallel regions per layer instead of one per operation, activations
+// wider than the residual stream need memory for threads * 256 rows, not for a chunk, and they stay
+// in the cache between the operations (needle-14m: 2 MB for gate and up). Fewer rows would make the
+// weights' trip through the cache count.
+constexpr int64_t kTileRows = 256;
 
 // Logits of a loss tile: at most 64 MB.
 constexpr int64_t kLossTileLogits = int64_t{1} << 24;
@@ -22,10 +27,9 @@ int64_t qkv_size(const ModelConfig& config) {
   return (int64_t{config.heads} + 2 * int64_t{config.kv_heads}) * config.head_dim;
 }
 
-// Calls visit(first row, number of rows) for the tiles of rows first .. end - 1.
-template <typename Visit>
-void for_each_tile(int64_t first, int64_t end, int64_t tile, Visit visit) {
-  for (int64_t row = first; row < end; row += tile) visit(row, std::min(tile, end - row));
+void add(PartSeconds& sum, const PartSeconds& parts, double weight) {
+  sum.matmul += weight * parts.matmul;
+  sum.pointwise += weight * parts.pointwise;
 }
 
 }  // namespace
@@ -36,7 +40,8 @@ Transformer::Transformer(const ModelConfig& config, const ModelWeights& weights)
 }
 
 void Transformer::reserve(int64_t tokens) {
-  if (tokens <= capacity_) return;
+  if (tokens <= capacity_ && std::ssize(workers_) >= omp_get_max_threads()) return;
+  tokens = std::max(tokens, capacity_);
   const std::string purpose = "the activations of " + std::to_string(tokens) + " tokens";
   const int64_t tile = std::min(tokens, kTileRows);
   const int64_t input_bytes = dtype_bytes(matmul_dtype());
@@ -46,8 +51,13 @@ void Transformer::reserve(int64_t tokens) {
   hidden_ = buffer(tokens, config_.hidden_size, sizeof(float));
   q_ = buffer(tokens, q_size(config_), sizeof(float));
   attended_ = buffer(tokens, q_size(config_), input_bytes);
-  input_ = buffer(tile, std::max(config_.hidden_size, config_.intermediate_size), input_bytes);
-  wide_ = buffer(tile, std::max(qkv_size(config_), 2 * config_.intermediate_size), sizeof(float));
+  workers_.resize(static_cast<size_t>(omp_get_max_threads()));
+  for (Worker& worker : workers_) {
+    worker.input =
+        buffer(tile, std::max(config_.hidden_size, config_.intermediate_size), input_bytes);
+    worker.wide =
+        buffer(tile, std::max(qkv_size(config_), 2 * config_.intermediate_size), sizeof(float));
+  }
   capacity_ = tokens;
 }
 
@@ -77,26 +87,68 @@ void Transformer::forward(const Chunk& chunk, KvCache& cache, const Attend& atte
     finish_layer(tokens, every_row ? 0 : tokens - (chunk.logits ? 1 : 0), layer, parts);
   }
   write_losses(chunk, parts);
-  if (chunk.logits) write_logits(tokens - 1, parts);
+  if (chunk.logits) {
+    for_each_tile(tokens - 1, tokens, 1, parts, [&](int64_t row, int64_t rows, Worker& worker) {
+      normed_output(row, rows, logits_.data(), worker);
+    });
+  }
+}
+
+// Calls visit(first row, number of rows, worker) for the tiles of rows first .. end - 1, each on
+// one thread; a single tile runs outside a parallel region, so that its products use all threads.
+template <typename Visit>
+void Transformer::for_each_tile(int64_t first, int64_t end, int64_t tile, PartSeconds& parts,
+                                Visit visit) {
+  const int64_t num_tiles = (end - first + tile - 1) / tile;
+  const auto run = [&](int64_t index, Worker& worker) {
+    const int64_t row = first + index * tile;
+    visit(row, std::min(tile, end - row), worker);
+  };
+  for (Worker& worker : workers_) worker.parts = {};
+  if (num_tiles <= 1) {
+    if (num_tiles == 1) run(0, workers_[0]);
+    add(parts, workers_[0].parts, 1.0);
+    return;
+  }
+  std::exception_ptr failure;  // one must not leave a parallel region
+  double seconds = 0.0;
+  {
+    const ScopedTimer timer(seconds);
+#pragma omp parallel for schedule(dynamic) num_threads(static_cast <int>(workers_.size()))
+    for (int64_t index = 0; index < num_tiles; ++index) {
+      try {
+        run(index, workers_[static_cast<size_t>(omp_get_thread_num())]);
+      } catch (...) {
+#pragma omp critical(flexprefill_tile_failure)
+        failure = std::current_exception();
+      }
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+  // Wall-clock time is divided as the threads' own times are.
+  PartSeconds sum;
+  for (const Worker& worker : workers_) add(sum, worker.parts, 1.0);
+  add(parts, sum, seconds / (sum.matmul + sum.pointwise));
 }
 
 void Transformer::project_qkv(const Chunk& chunk, int32_t layer, KvCache& cache,
                               PartSeconds& parts) {
   const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
   const auto tokens = static_cast<int64_t>(chunk.ids.size());
-  for_each_tile(0, tokens, kTileRows, [&](int64_t row, int64_t rows) {
+  for_each_tile(0, tokens, kTileRows, parts, [&](int64_t row, int64_t rows, Worker& worker) {
+    float* qkv = worker.wide.as<float>();
     {
-      const ScopedTimer timer(parts.pointwise);
+      const ScopedTimer timer(worker.parts.pointwise);
       rms_norm(hidden_.as<float>() + row * config_.hidden_size, rows, weights.attention_norm,
-               config_.rms_norm_eps, matmul_dtype(), input_.data());
+               config_.rms_norm_eps, matmul_dtype(), worker.input.data());
     }
     {
-      const ScopedTimer timer(parts.matmul);
-      matmul_.run(weights.qkv, input_.data(), rows, wide_.as<float>(), /*accumulate=*/false);
+      const ScopedTimer timer(worker.parts.matmul);
+      matmul_.run(weights.qkv, worker.input.data(), rows, qkv, /*accumulate=*/false);
     }
-    const ScopedTimer timer(parts.pointwise);
-    split_heads(wide_.as<float>(), rows, config_, weights, rope_, row,
-                q_.as<float>() + row * q_size(config_), cache, layer, chunk.position + row);
+    const ScopedTimer timer(worker.parts.pointwise);
+    split_heads(qkv, rows, config_, weights, rope_, row, q_.as<float>() + row * q_size(config_),
+                cache, layer, chunk.position + row);
   });
 }
 
@@ -104,61 +156,61 @@ void Transformer::finish_layer(int64_t tokens, int64_t first_row, int32_t layer,
                                PartSeconds& parts) {
   const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
   const int64_t attended_row_bytes = q_size(config_) * dtype_bytes(matmul_dtype());
-  for_each_tile(first_row, tokens, kTileRows, [&](int64_t row, int64_t rows) {
-    float* hidden = hidden_.as<float>() + row * config_.hidden_size;
-    {
-      const ScopedTimer timer(parts.matmul);
-      matmul_.run(weights.attention_out, attended_.as<std::byte>() + row * attended_row_bytes, rows,
-                  hidden, /*accumulate=*/true);
-    }
-    {
-      const ScopedTimer timer(parts.pointwise);
-      rms_norm(hidden, rows, weights.mlp_norm, config_.rms_norm_eps, matmul_dtype(), input_.data());
-    }
-    {
-      const ScopedTimer timer(parts.matmul);
-      matmul_.run(weights.gate_up, input_.data(), rows, wide_.as<float>(), /*accumulate=*/false);
-    }
-    {
-      const ScopedTimer timer(parts.pointwise);
-      silu_mul(wide_.as<float>(), rows, config_.intermediate_size, matmul_dtype(), input_.data());
-    }
-    const ScopedTimer timer(parts.matmul);
-    matmul_.run(weights.down, input_.data(), rows, hidden, /*accumulate=*/true);
-  });
+  for_each_tile(
+      first_row, tokens, kTileRows, parts, [&](int64_t row, int64_t rows, Worker& worker) {
+        float* hidden = hidden_.as<float>() + row * config_.hidden_size;
+        void* input = worker.input.data();
+        float* gate_up = worker.wide.as<float>();
+        {
+          const ScopedTimer timer(worker.parts.matmul);
+          matmul_.run(weights.attention_out, attended_.as<std::byte>() + row * attended_row_bytes,
+                      rows, hidden, /*accumulate=*/true);
+        }
+        {
+          const ScopedTimer timer(worker.parts.pointwise);
+          rms_norm(hidden, rows, weights.mlp_norm, config_.rms_norm_eps, matmul_dtype(), input);
+        }
+        {
+          const ScopedTimer timer(worker.parts.matmul);
+          matmul_.run(weights.gate_up, input, rows, gate_up, /*accumulate=*/false);
+        }
+        {
+          const ScopedTimer timer(worker.parts.pointwise);
+          silu_mul(gate_up, rows, config_.intermediate_size, matmul_dtype(), input);
+        }
+        const ScopedTimer timer(worker.parts.matmul);
+        matmul_.run(weights.down, input, rows, hidden, /*accumulate=*/true);
+      });
 }
 
 void Transformer::write_losses(const Chunk& chunk, PartSeconds& parts) {
   if (chunk.losses.empty()) return;
-  const int64_t tile = std::clamp<int64_t>(kLossTileLogits / config_.vocab_size, 1, kTileRows);
+  const auto threads = static_cast<int64_t>(workers_.size());
+  const int64_t tile =
+      std::clamp<int64_t>(kLossTileLogits / config_.vocab_size / threads, 1, kTileRows);
   const auto bytes = static_cast<size_t>(tile * config_.vocab_size) * sizeof(float);
-  if (loss_logits_.bytes() < bytes) loss_logits_ = Buffer(bytes, "the logits of the losses");
+  for (Worker& worker : workers_) {
+    if (worker.loss_logits.bytes() < bytes) worker.loss_logits = Buffer(bytes, "the logits");
+  }
   const auto end = static_cast<int64_t>(chunk.losses.size());
-  for_each_tile(0, end, tile, [&](int64_t row, int64_t rows) {
-    {
-      const ScopedTimer timer(parts.pointwise);
-      rms_norm(hidden_.as<float>() + row * config_.hidden_size, rows, weights_.final_norm,
-               config_.rms_norm_eps, matmul_dtype(), input_.data());
-    }
-    {
-      const ScopedTimer timer(parts.matmul);
-      matmul_.run(weights_.output, input_.data(), rows, loss_logits_.as<float>(),
-                  /*accumulate=*/false);
-    }
-    const ScopedTimer timer(parts.pointwise);
-    cross_entropy(loss_logits_.as<float>(), rows, config_.vocab_size, chunk.next_ids.data() + row,
+  for_each_tile(0, end, tile, parts, [&](int64_t row, int64_t rows, Worker& worker) {
+    float* logits = worker.loss_logits.as<float>();
+    normed_output(row, rows, logits, worker);
+    const ScopedTimer timer(worker.parts.pointwise);
+    cross_entropy(logits, rows, config_.vocab_size, chunk.next_ids.data() + row,
                   chunk.losses.data() + row);
   });
 }
 
-void Transformer::write_logits(int64_t row, PartSeconds& parts) {
+// Final norm and output layer: logits [rows, vocab_size].
+void Transformer::normed_output(int64_t row, int64_t rows, float* logits, Worker& worker) {
   {
-    const ScopedTimer timer(parts.pointwise);
-    rms_norm(hidden_.as<float>() + row * config_.hidden_size, 1, weights_.final_norm,
-             config_.rms_norm_eps, matmul_dtype(), input_.data());
+    const ScopedTimer timer(worker.parts.pointwise);
+    rms_norm(hidden_.as<float>() + row * config_.hidden_size, rows, weights_.final_norm,
+             config_.rms_norm_eps, matmul_dtype(), worker.input.data());
   }
-  const ScopedTimer timer(parts.matmul);
-  matmul_.run(weights_.output, input_.data(), 1, logits_.data(), /*accumulate=*/false);
+  const ScopedTimer timer(worker.parts.matmul);
+  matmul_.run(weights_.output, worker.input.data(), rows, logits, /*accumulate=*/false);
 }
 
 }  // namespace flexprefill::runtime

@@ -52,10 +52,21 @@ class Transformer {
   void reserve(int64_t tokens);
 
  private:
+  // What one thread needs for its tile of rows.
+  struct Worker {
+    Buffer input;        // [tile, widest input of a product] of matmul_dtype()
+    Buffer wide;         // [tile, widest output of a layer's product] f32
+    Buffer loss_logits;  // [loss tile, vocab_size] f32, allocated when first needed
+    PartSeconds parts;   // of the current stage
+  };
+
+  template <typename Visit>
+  void for_each_tile(int64_t first, int64_t end, int64_t tile, PartSeconds& parts, Visit visit);
+
   void project_qkv(const Chunk& chunk, int32_t layer, KvCache& cache, PartSeconds& parts);
   void finish_layer(int64_t tokens, int64_t first_row, int32_t layer, PartSeconds& parts);
   void write_losses(const Chunk& chunk, PartSeconds& parts);
-  void write_logits(int64_t row, PartSeconds& parts);
+  void normed_output(int64_t row, int64_t rows, float* logits, Worker& worker);
 
   const ModelConfig& config_;
   const ModelWeights& weights_;
@@ -65,10 +76,7 @@ class Transformer {
   Buffer hidden_;         // [tokens, hidden_size] f32: the residual stream
   Buffer q_;              // [tokens, heads, head_dim] f32
   Buffer attended_;       // [tokens, heads, head_dim] of matmul_dtype()
-  // Everything else exists for one tile of rows at a time.
-  Buffer input_;               // [tile, widest input of a product] of matmul_dtype()
-  Buffer wide_;                // [tile, widest output] f32
-  Buffer loss_logits_;         // [loss tile, vocab_size] f32, allocated when first needed
+  std::vector<Worker> workers_;
   std::vector<float> logits_;  // [vocab_size]
 };
 
