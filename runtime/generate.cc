@@ -14,7 +14,7 @@ class TextSink {
   explicit TextSink(const GenerateOptions& options) : options_(options) {}
 
   // Whether the text now ends at a stop string; what follows it is dropped.
-  bool push(std::string piece) {
+  bool push(std::string_view piece) {
     const size_t before = text_.size();
     text_ += piece;
     size_t end = std::string::npos;

@@ -141,7 +141,7 @@ struct HeadScorer {
     std::fill(slash.begin(), slash.end(), 0.0);
     const int32_t seeing = combine_mass(problem, mass, row_mass, grid.k_blocks, slash);
     kernels.mean_of_tokens(rows_of(problem.q, h, problem.q.tokens - seeing), seeing,
-                           problem.q.head_dim, /*round_to_bf16=*/false, probe_mean.data());
+                           problem.q.head_dim, /*round=*/false, probe_mean.data());
     k_means(k_mean, grid.k_blocks, /*official=*/false);
     if (query_aware) q_means(q_mean, grid, /*official=*/false);
     return {row_mass, slash, probe_mean, q_mean, k_mean, softmax_scale_of(problem)};

@@ -9,18 +9,18 @@
 namespace flexprefill::internal {
 
 // Each compiled set defines these in its own namespace (attend.cc, score.cc).
-#define FLEXPREFILL_DECLARE_KERNELS(isa)                                                           \
-  namespace isa {                                                                                  \
-  size_t attend_scratch_bytes(int32_t head_dim, int32_t v_head_dim);                               \
-  void attend_f32(const AttendItem& item, void* scratch);                                          \
-  void attend_bf16(const AttendItem& item, void* scratch);                                         \
-  size_t score_scratch_bytes(int32_t head_dim);                                                    \
-  void coverage_mass_f32(const ScoreItem& item, BlockMass* mass, void* scratch);                   \
-  void coverage_mass_bf16(const ScoreItem& item, BlockMass* mass, void* scratch);                  \
-  void official_mass(const ScoreItem& item, float* vertical, float* slash, float* row_mass,        \
-                     float* probe_mean, void* scratch);                                            \
-  void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, bool round_to_bf16, \
-                      float* mean);                                                                \
+#define FLEXPREFILL_DECLARE_KERNELS(isa)                                                    \
+  namespace isa {                                                                           \
+  size_t attend_scratch_bytes(int32_t head_dim, int32_t v_head_dim);                        \
+  void attend_f32(const AttendItem& item, void* scratch);                                   \
+  void attend_bf16(const AttendItem& item, void* scratch);                                  \
+  size_t score_scratch_bytes(int32_t head_dim);                                             \
+  void coverage_mass_f32(const ScoreItem& item, BlockMass* mass, void* scratch);            \
+  void coverage_mass_bf16(const ScoreItem& item, BlockMass* mass, void* scratch);           \
+  void official_mass(const ScoreItem& item, float* vertical, float* slash, float* row_mass, \
+                     float* probe_mean, void* scratch);                                     \
+  void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, bool round,  \
+                      float* mean);                                                         \
   }
 #define FLEXPREFILL_KERNELS(isa, attend_bf16, coverage_mass_bf16)                           \
   {                                                                                         \

@@ -81,8 +81,8 @@ struct Kernels {
                         float* probe_mean, void* scratch);
 
   // mean[c] of tokens 0 .. count, each element first rounded to bf16 if asked; mean is [columns].
-  void (*mean_of_tokens)(const TokenRows& tokens, int64_t count, int32_t columns,
-                         bool round_to_bf16, float* mean);
+  void (*mean_of_tokens)(const TokenRows& tokens, int64_t count, int32_t columns, bool round,
+                         float* mean);
 };
 
 }  // namespace flexprefill::internal

@@ -276,7 +276,7 @@ void official_mass(const ScoreItem& item, float* vertical, float* slash, float* 
   pack_rows<F32Product>(item.q, item.rows, item.rows, item.head_dim, scratch.k, scratch.stride);
   round_tile(scratch.k, item.rows, scratch.stride, &inverse_sqrt);
   mean_of_tokens({scratch.k, DType::kF32, scratch.stride}, item.rows, item.head_dim,
-                 /*round_to_bf16=*/false, probe_mean);
+                 /*round=*/false, probe_mean);
   transpose_to_strips(scratch.k, scratch.stride, item.rows, scratch.units, scratch.q);
 
   std::memset(scratch.s, 0, sizeof(float) * kTile * kSkewStride);  // the padding stays zero

@@ -52,7 +52,8 @@ FLEXPREFILL_INLINE Vec load_bf16(const void* data) { return (Vec)(load_words(dat
 FLEXPREFILL_INLINE Vec round_to_bf16(Vec x) {
   const Bits bits = (Bits)x;
   const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return (Vec)(select_bits(x != x, bits | 0x400000, rounded) & 0xffff0000u);
+  const Mask is_nan = (Mask)((bits & 0x7fffffff) > Bits{} + 0x7f800000);
+  return (Vec)(select_bits(is_nan, bits | 0x400000, rounded) & 0xffff0000u);
 }
 FLEXPREFILL_INLINE void store_bf16(void* data, Vec x) {
   store_words(data, (Bits)round_to_bf16(x) >> 16);
