@@ -112,7 +112,8 @@ void add_up_strip(const float* s, int keys, float c, bool edge, const float* lim
 template <typename Product>
 void coverage_mass(const ScoreItem& item, BlockMass* mass, void* memory) {
   const ScoreScratch<Product> scratch(memory, item.head_dim);
-  pack_rows<Product>(item.q, item.rows, item.rows, item.head_dim, scratch.k, scratch.stride);
+  pack_rows<Product>(item.q, item.rows, round_up(item.rows, kLanes), item.head_dim, scratch.k,
+                     scratch.stride);
   transpose_to_strips(scratch.k, scratch.stride, item.rows, scratch.units, scratch.q);
   for (int r = 0; r < kTile; ++r) {
     scratch.split[r] = static_cast<float>(((item.first_position + r) & (kTile - 1)) + 1);
@@ -125,9 +126,9 @@ void coverage_mass(const ScoreItem& item, BlockMass* mass, void* memory) {
                        scratch.stride);
     for (int first = 0; first < item.rows; first += kStrip) {
       with_vecs(strip_vecs(item.rows, first), [&]<int kVecs>() {
-        multiply<Product, kVecs>({scratch.k, scratch.stride, 1}, scratch.q + first * scratch.units,
-                                 even_keys, scratch.units, Sums::kFresh, nullptr, scratch.s,
-                                 kVecs * kLanes);
+        multiply<Product, kVecs, Sums::kFresh>({scratch.k, scratch.stride, 1},
+                                               scratch.q + first * scratch.units, even_keys,
+                                               scratch.units, nullptr, scratch.s);
         add_up_strip<kVecs>(scratch.s, keys, item.scale_log2, edge, scratch.limit, scratch.split,
                             mass, first);
       });
@@ -163,8 +164,9 @@ int official_logits(const ScoreItem& item, int64_t first_key, const OfficialScra
   for (int first = 0; first < item.rows; first += kStrip) {
     float* const s = scratch.s + kSkewPad + first;
     with_vecs(strip_vecs(item.rows, first), [&]<int kVecs>() {
-      multiply<F32Product, kVecs>({scratch.k, scratch.stride, 1}, scratch.q + first * scratch.units,
-                                  even_keys, scratch.units, Sums::kFresh, nullptr, s, kSkewStride);
+      multiply<F32Product, kVecs, Sums::kFresh, kSkewStride>({scratch.k, scratch.stride, 1},
+                                                             scratch.q + first * scratch.units,
+                                                             even_keys, scratch.units, nullptr, s);
       for (int n = 0; n < keys; ++n) {
         for (int x = 0; x < kVecs; ++x) {
           float* const at = s + n * kSkewStride + x * kLanes;
@@ -273,7 +275,8 @@ void official_mass(const ScoreItem& item, float* vertical, float* slash, float* 
                    float* probe_mean, void* memory) {
   const OfficialScratch scratch(memory, item.head_dim);
   const float inverse_sqrt = 1.0f / __builtin_sqrtf(static_cast<float>(item.head_dim));
-  pack_rows<F32Product>(item.q, item.rows, item.rows, item.head_dim, scratch.k, scratch.stride);
+  pack_rows<F32Product>(item.q, item.rows, round_up(item.rows, kLanes), item.head_dim, scratch.k,
+                        scratch.stride);
   round_tile(scratch.k, item.rows, scratch.stride, &inverse_sqrt);
   mean_of_tokens({scratch.k, DType::kF32, scratch.stride}, item.rows, item.head_dim,
                  /*round=*/false, probe_mean);
