@@ -1,0 +1,85 @@
+#include "tools/bench/bench_options.h"
+
+#include "tools/commands.h"
+
+namespace flexprefill::tools {
+namespace {
+
+constexpr int64_t kMaxTokens = int64_t{1} << 24;
+constexpr int kMaxRepeats = 1000;
+
+CLI::Option* add_count(CLI::App& app, const std::string& name, auto& value, int64_t most,
+                       const std::string& help) {
+  return app.add_option(name, value, help + ", [1, " + std::to_string(most) + "]")
+      ->check(within(1, most))
+      ->type_name("N")
+      ->capture_default_str()
+      ->group("Problem");
+}
+
+}  // namespace
+
+void ShapeOptions::add_to(CLI::App& app) {
+  app_ = &app;
+  add_count(app, "--heads", shape_.heads, 1024, "Query heads, a multiple of --kv-heads");
+  add_count(app, "--kv-heads", shape_.kv_heads, 1024, "Key and value heads");
+  add_count(app, "--head-dim", shape_.head_dim, 256, "Channels of a query and key head");
+  add_count(app, "--v-head-dim", shape_.v_head_dim, 256,
+            "Channels of a value head (default --head-dim)")
+      ->default_str("");
+  add_count(app, "--q-len", shape_.q_len, kMaxTokens, "Queries: the last tokens");
+  add_count(app, "--kv-len", shape_.kv_len, kMaxTokens, "Keys, --q-len or more (default --q-len)")
+      ->default_str("");
+  app.add_option("--dtype", dtype_, "bf16, f16 or f32: q, k, v and the output")
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
+      ->type_name("TYPE")
+      ->capture_default_str()
+      ->group("Problem");
+  app.add_option("--data", data_,
+                 "normal: random; structured: like trained heads, with liked keys and decay;\n"
+                 "peaky: random, scores up to +-25")
+      ->check(CLI::IsMember({"normal", "structured", "peaky"}))
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group("Problem");
+}
+
+Shape ShapeOptions::shape() const {
+  Shape shape = shape_;
+  if (app_->count("--v-head-dim") == 0) shape.v_head_dim = shape.head_dim;
+  if (app_->count("--kv-len") == 0) shape.kv_len = shape.q_len;
+  shape.dtype = dtype_ == "f32" ? DType::kF32 : dtype_ == "f16" ? DType::kF16 : DType::kBF16;
+  if (shape.heads % shape.kv_heads != 0)
+    throw UsageError("--heads " + std::to_string(shape.heads) +
+                     ", expected a multiple of --kv-heads " + std::to_string(shape.kv_heads));
+  if (shape.kv_len < shape.q_len)
+    throw UsageError("--kv-len " + std::to_string(shape.kv_len) +
+                     ", expected --q-len or more, which is " + std::to_string(shape.q_len));
+  return shape;
+}
+
+Data ShapeOptions::data() const {
+  return data_ == "peaky"        ? Data::kPeaky
+         : data_ == "structured" ? Data::kStructured
+                                 : Data::kNormal;
+}
+
+void MeasureOptions::add_to(CLI::App& app) {
+  app.add_option("--repeats", repeats_,
+                 "Runs after the warm-up, [1, " + std::to_string(kMaxRepeats) +
+                     "] (default 3 to 15, as many as take 2 s)")
+      ->check(within(1, kMaxRepeats))
+      ->type_name("N");
+  app.add_option("--json", json_,
+                 "Write the measurements there; - is stdout, which then has\n"
+                 "nothing else")
+      ->type_name("FILE|-");
+}
+
+Repeats MeasureOptions::repeats() const {
+  Repeats repeats;
+  repeats.count = repeats_;
+  return repeats;
+}
+
+}  // namespace flexprefill::tools
