@@ -191,4 +191,24 @@ CaseResult measure_attention(const Inputs& inputs, const AttentionWork& work, co
   return result;
 }
 
+ThreadComparison compare_threads(const Inputs& inputs, const Setup& setup) {
+  Context one = setup.context;
+  one.threads = 1;
+  MaskEntry single(inputs, 1.0, one), team(inputs, 1.0, setup.context);
+  std::vector<std::byte> results[2];
+  const std::vector<Work> works = {[&] {
+                                     auto parts = single.run();
+                                     results[0] = inputs.results();
+                                     return parts;
+                                   },
+                                   [&] {
+                                     auto parts = team.run();
+                                     results[1] = inputs.results();
+                                     return parts;
+                                   }};
+  const std::vector<Measured> measured = measure(works, setup.repeats, /*peak=*/nullptr);
+  return {measured[0].total, measured[1].total, thread_count(setup.context.threads),
+          results[0] == results[1]};
+}
+
 }  // namespace flexprefill::tools

@@ -30,4 +30,12 @@ const Backend& backend_of(const AttentionProblem& problem, const Policy& policy,
 // Everything interleaved round by round. A policy that the backend refuses is left out.
 CaseResult measure_attention(const Inputs& inputs, const AttentionWork& work, const Setup& setup);
 
+// Dense attend() with one thread and with all of the context's, interleaved.
+struct ThreadComparison {
+  Samples one, all;  // seconds
+  int threads = 0;
+  bool same_bits = false;  // of the outputs and log-sum-exps
+};
+ThreadComparison compare_threads(const Inputs& inputs, const Setup& setup);
+
 }  // namespace flexprefill::tools

@@ -1,6 +1,9 @@
 #include "tools/bench/bench_options.h"
 
+#include "runtime/session.h"
+#include "tools/bench/model_layers.h"
 #include "tools/commands.h"
+#include "tools/output.h"
 
 namespace flexprefill::tools {
 namespace {
@@ -19,7 +22,7 @@ CLI::Option* add_count(CLI::App& app, const std::string& name, auto& value, int6
 
 }  // namespace
 
-void ShapeOptions::add_to(CLI::App& app) {
+void ProblemOptions::add_to(CLI::App& app) {
   app_ = &app;
   add_count(app, "--heads", shape_.heads, 1024, "Query heads, a multiple of --kv-heads");
   add_count(app, "--kv-heads", shape_.kv_heads, 1024, "Key and value heads");
@@ -42,26 +45,74 @@ void ShapeOptions::add_to(CLI::App& app) {
       ->type_name("NAME")
       ->capture_default_str()
       ->group("Problem");
+  app.add_option("--model", model_,
+                 "Instead of --data: q, k, v of the layers of this model for a text, repeated\n"
+                 "if it is shorter than --kv-len")
+      ->type_name("DIR")
+      ->group("Problem");
+  app.add_option("--prompt-file", prompt_file_, "The text that --model reads (- is stdin)")
+      ->type_name("FILE")
+      ->group("Problem");
+  app.add_option("--layer", layer_, "One layer of --model (default all, one case each)")
+      ->check(at_least(0))
+      ->type_name("N")
+      ->group("Problem");
 }
 
-Shape ShapeOptions::shape() const {
+Shape ProblemOptions::shape() const {
   Shape shape = shape_;
   if (app_->count("--v-head-dim") == 0) shape.v_head_dim = shape.head_dim;
   if (app_->count("--kv-len") == 0) shape.kv_len = shape.q_len;
   shape.dtype = dtype_ == "f32" ? DType::kF32 : dtype_ == "f16" ? DType::kF16 : DType::kBF16;
-  if (shape.heads % shape.kv_heads != 0)
-    throw UsageError("--heads " + std::to_string(shape.heads) +
-                     ", expected a multiple of --kv-heads " + std::to_string(shape.kv_heads));
-  if (shape.kv_len < shape.q_len)
-    throw UsageError("--kv-len " + std::to_string(shape.kv_len) +
-                     ", expected --q-len or more, which is " + std::to_string(shape.q_len));
   return shape;
 }
 
-Data ShapeOptions::data() const {
-  return data_ == "peaky"        ? Data::kPeaky
-         : data_ == "structured" ? Data::kStructured
-                                 : Data::kNormal;
+void ProblemOptions::check() const {
+  const Shape wanted = shape();
+  if (wanted.heads % wanted.kv_heads != 0)
+    throw UsageError("--heads " + std::to_string(wanted.heads) +
+                     ", expected a multiple of --kv-heads " + std::to_string(wanted.kv_heads));
+  if (wanted.kv_len < wanted.q_len)
+    throw UsageError("--kv-len " + std::to_string(wanted.kv_len) +
+                     ", expected --q-len or more, which is " + std::to_string(wanted.q_len));
+  if (app_->count("--model") == 0) {
+    for (const char* name : {"--prompt-file", "--layer"})
+      if (app_->count(name) > 0)
+        throw UsageError(std::string(name) + " belongs to --model, which is not given");
+    return;
+  }
+  for (const char* name : {"--heads", "--kv-heads", "--head-dim", "--v-head-dim", "--data"})
+    if (app_->count(name) > 0)
+      throw UsageError(std::string(name) + ": --model brings its own; give one of the two");
+  if (app_->count("--prompt-file") == 0)
+    throw UsageError("--model needs --prompt-file, the text that the model reads");
+}
+
+void ProblemOptions::for_each(
+    const Context& context,
+    const std::function<void(const std::string&, const Inputs&)>& visit) const {
+  if (app_->count("--model") > 0) return for_each_layer(context, visit);
+  const Data data = data_ == "peaky"        ? Data::kPeaky
+                    : data_ == "structured" ? Data::kStructured
+                                            : Data::kNormal;
+  visit(shape().text() + ", " + data_, Inputs(shape(), data));
+}
+
+void ProblemOptions::for_each_layer(
+    const Context& context,
+    const std::function<void(const std::string&, const Inputs&)>& visit) const {
+  const Shape wanted = shape();
+  const std::string text = read_text("--prompt-file", prompt_file_);
+  const runtime::Model model = runtime::Model::load(model_);
+  if (layer_ >= model.config().layers)
+    throw UsageError("--layer " + std::to_string(layer_) + ", expected a layer of the model, [0, " +
+                     std::to_string(model.config().layers - 1) + "]");
+  const ModelLayers layers(model, ids_of_text(model_, text, wanted.kv_len), context);
+  for (int32_t layer = 0; layer < layers.count(); ++layer) {
+    if (app_->count("--layer") > 0 && layer != layer_) continue;
+    const Inputs inputs = layers.inputs(layer, wanted.q_len, wanted.kv_len, wanted.dtype);
+    visit(inputs.shape.text() + ", layer " + std::to_string(layer), inputs);
+  }
 }
 
 void MeasureOptions::add_to(CLI::App& app) {

@@ -4,6 +4,7 @@
 // where the result goes.
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <string>
 
 #include "tools/bench/attention.h"
@@ -12,20 +13,33 @@
 
 namespace flexprefill::tools {
 
-// --heads --kv-heads --head-dim --v-head-dim --q-len --kv-len --dtype --data
-class ShapeOptions {
+// --heads --kv-heads --head-dim --v-head-dim --q-len --kv-len --dtype --data, or the layers of a
+// model: --model --prompt-file --layer
+class ProblemOptions {
  public:
   void add_to(CLI::App& app);
 
-  // Throw UsageError that names option, value and rule.
+  // Throws UsageError that names option, value and rule.
+  void check() const;
+
+  // Every problem asked for, with its title. Throws Error if a model cannot be read.
+  void for_each(const Context& context,
+                const std::function<void(const std::string&, const Inputs&)>& visit) const;
+
   Shape shape() const;
-  Data data() const;
+  void set_dtype(DType dtype) { dtype_ = flexprefill::to_string(dtype); }
 
  private:
+  void for_each_layer(const Context& context,
+                      const std::function<void(const std::string&, const Inputs&)>& visit) const;
+
   const CLI::App* app_ = nullptr;
   Shape shape_;
   std::string dtype_ = "bf16";
   std::string data_ = "normal";
+  std::string model_;
+  std::string prompt_file_;
+  int32_t layer_ = 0;
 };
 
 // --repeats --json

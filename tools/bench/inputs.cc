@@ -130,6 +130,14 @@ Inputs::Inputs(const Shape& wanted, std::span<const float> q, std::span<const fl
   copy_values(problem.kv.v, v);
 }
 
+std::vector<std::byte> Inputs::results() const {
+  const std::span<const std::byte> out = std::as_bytes(std::span(out_));
+  const std::span<const std::byte> lse = std::as_bytes(std::span(lse_));
+  std::vector<std::byte> bytes(out.begin(), out.end());
+  bytes.insert(bytes.end(), lse.begin(), lse.end());
+  return bytes;
+}
+
 BlockMask random_mask(const AttentionProblem& problem, double density,
                       std::vector<uint64_t>& bits) {
   BlockMask mask = block_grid(problem);

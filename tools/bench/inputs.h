@@ -41,6 +41,9 @@ class Inputs {
   Inputs(Inputs&&) = default;
   Inputs& operator=(Inputs&&) = default;
 
+  // A copy of what attend() wrote: the output, then the log-sum-exps.
+  std::vector<std::byte> results() const;
+
   Shape shape;
   AttentionProblem problem;
 

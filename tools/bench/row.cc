@@ -6,6 +6,12 @@ namespace flexprefill::tools {
 
 using Json = nlohmann::ordered_json;
 
+namespace {
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+}  // namespace
+
 std::string milliseconds(const Samples& seconds) {
   const double scale = 1e3;
   const int digits = seconds.median < 0.1 ? 2 : seconds.median < 1.0 ? 1 : 0;
@@ -13,23 +19,22 @@ std::string milliseconds(const Samples& seconds) {
          " .. " + fixed(scale * seconds.max, digits) + ")";
 }
 
-Table table_of(const std::vector<CaseResult>& results) {
+Table table_of(const std::vector<CaseResult>& results, bool titles) {
   Table table;
-  table.add_row({"case", "what", "ms (min .. max)", "runs", "GFLOP/s", "counted", "of peak", "peak",
+  table.add_row({"case", "", "ms (min .. max)", "runs", "GFLOP/s", "counted", "of peak", "peak",
                  "GB/s", "computed", "x dense"});
   for (const CaseResult& result : results) {
     for (const Row& row : result.rows) {
-      const bool first = &row == &result.rows.front();
-      table.add_row({first ? result.title : "", row.name, milliseconds(row.seconds),
-                     std::to_string(row.seconds.count), fixed(row.gflops(), 0),
-                     row.flop_count.empty() ? "-" : row.flop_count, percent(row.peak_share()),
-                     row.peak_name.empty() || std::isnan(row.flops)
-                         ? "-"
-                         : row.peak_name + " " + fixed(row.peak.median / 1e9, 0),
+      const bool first = &row == &result.rows.front(), has_peak = !std::isnan(row.peak_share());
+      const std::string peak = row.peak_name + " " + fixed(row.peak.median / 1e9, 0);
+      table.add_row({titles && first ? result.title : "", row.name, milliseconds(row.seconds),
+                     std::to_string(row.seconds.count), fixed(row.gflops(), 0), row.flop_count,
+                     percent(row.peak_share()), has_peak ? peak : "",
                      fixed(row.gigabytes_per_second(), 1), percent(row.computed_share),
                      fixed(row.times_dense, 3)});
     }
   }
+  table.drop_empty_columns();
   return table;
 }
 
@@ -58,9 +63,33 @@ Json json_of(const CaseResult& result) {
     add("times_dense", row.times_dense);
     rows.push_back(std::move(json));
   }
-  Json json = result.fields;
+  Json json = {{"case", result.title}};
+  json.update(result.fields);
   json["rows"] = std::move(rows);
   return json;
+}
+
+CaseResult case_of(const Json& json) {
+  CaseResult result{json.at("case"), json, {}};
+  result.fields.erase("case");
+  result.fields.erase("rows");
+  for (const Json& fields : json.at("rows")) {
+    const auto number = [&](const char* key) { return fields.value(key, kNaN); };
+    Row row;
+    row.name = fields.at("name");
+    row.seconds = {number("seconds"), number("seconds_min"), number("seconds_max"),
+                   fields.at("runs")};
+    row.flops = number("flops");
+    row.flop_count = fields.value("flop_count", "");
+    row.peak_name = fields.value("peak", "");
+    row.peak = {1e9 * number("peak_gflops"), 1e9 * number("peak_gflops_min"),
+                1e9 * number("peak_gflops_max"), row.seconds.count};
+    row.bytes = number("bytes");
+    row.computed_share = number("computed_share");
+    row.times_dense = number("times_dense");
+    result.rows.push_back(row);
+  }
+  return result;
 }
 
 std::string column_notes() {

@@ -37,9 +37,11 @@ struct CaseResult {
 // "12.3 (12.1 .. 14.0)", milliseconds.
 std::string milliseconds(const Samples& seconds);
 
-// One line per row; with `titles` the case is the first column.
-Table table_of(const std::vector<CaseResult>& results);
+// One line per row; with `titles` the first column is the case. Columns without content are left
+// out.
+Table table_of(const std::vector<CaseResult>& results, bool titles);
 nlohmann::ordered_json json_of(const CaseResult& result);
+CaseResult case_of(const nlohmann::ordered_json& json);  // what json_of() made
 
 // How the columns of table_of() are to be read.
 std::string column_notes();
