@@ -178,12 +178,13 @@ CaseResult measure_attention(const Inputs& inputs, const AttentionWork& work, co
   std::vector<Work> works;
   for (const std::unique_ptr<Entry>& entry : entries)
     works.emplace_back([&entry] { return entry->run(); });
-  const std::optional<Peak> peak = Peak::of(backend, inputs.shape.dtype, context.threads);
+  std::optional<Peak> peak;
+  if (work.peak) peak = Peak::of(backend, inputs.shape.dtype, context.threads);
   const std::vector<Measured> measured = measure(works, setup.repeats, peak ? &*peak : nullptr);
 
   CaseResult result{inputs.shape.text(), fields_of(inputs, context, backend), {}};
   for (size_t n = 0; n < entries.size(); ++n) entries[n]->add_rows(measured[n], result.rows);
-  const double dense_seconds = work.dense ? measured[0].total.median : kNaN;
+  const double dense_seconds = work.dense && entries.size() > 1 ? measured[0].total.median : kNaN;
   for (Row& row : result.rows) {
     row.peak_name = peak ? peak->name() : "";
     row.times_dense = row.seconds.median / dense_seconds;

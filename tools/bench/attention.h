@@ -19,6 +19,7 @@ struct Setup {
 
 struct AttentionWork {
   bool dense = true;              // attend() of every causal block, the baseline of the others
+  bool peak = true;               // sample the peak between the runs
   std::vector<double> densities;  // attend() of random masks, each in (0, 1)
   std::vector<std::pair<std::string, Policy>> policies;  // plan(), attend() and both
 };

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <iostream>
+#include <iterator>
 #include <memory>
 
 #include "tools/bench/bench_commands.h"
@@ -21,6 +22,10 @@ struct SuiteArguments {
   int64_t shrink = 1;
   PolicyOptions place;
 };
+
+constexpr Section (*kSections[])(SuiteRun&) = {
+    peak_section, dense_section, sparse_section, isa_section,      dtype_section, thread_section,
+    plan_section, chunk_section, short_section,  accuracy_section, model_section};
 
 std::string load_average() {
   double load[3] = {};
@@ -65,9 +70,9 @@ void bench_suite(const SuiteArguments& arguments) {
     SuiteRun run(options);
     run.model();  // a missing file shows now, not after ten minutes
     run.ids(1);
-    for (Section (*section)(SuiteRun&) :
-         {peak_section, dense_section, sparse_section, isa_section, dtype_section, thread_section,
-          plan_section, chunk_section, short_section, accuracy_section, model_section}) {
+    size_t number = 0;
+    for (Section (*section)(SuiteRun&) : kSections) {
+      run.begin_section(++number, std::size(kSections));
       const Section done = section(run);
       text += text_of(done);
       results[done.title] = done.results;

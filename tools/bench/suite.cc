@@ -13,7 +13,8 @@ constexpr int64_t kLeastTokens = 128;
 
 }  // namespace
 
-SuiteRun::SuiteRun(const SuiteOptions& options) : options_(options), progress_("bench suite") {}
+SuiteRun::SuiteRun(const SuiteOptions& options)
+    : options_(options), progress_("bench suite"), start_(std::chrono::steady_clock::now()) {}
 
 int64_t SuiteRun::length(int64_t tokens) const {
   return std::max(std::min(tokens, kLeastTokens), tokens / options_.shrink);
@@ -28,7 +29,14 @@ Shape SuiteRun::shape(int64_t q_len, int64_t kv_len, int32_t head_dim, DType dty
   return shape;
 }
 
-void SuiteRun::tell(const std::string& what) { progress_.message(what); }
+void SuiteRun::begin_section(size_t number, size_t count) {
+  section_ = "section " + std::to_string(number) + " of " + std::to_string(count);
+}
+
+void SuiteRun::tell(const std::string& what) {
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start_;
+  progress_.message(section_ + ", " + fixed(elapsed.count(), 0) + " s: " + what);
+}
 
 CaseResult SuiteRun::measure(const Shape& shape, Data data, const AttentionWork& work) {
   tell(shape.text());
@@ -39,7 +47,10 @@ CaseResult SuiteRun::measure_layer(int32_t layer, int64_t q_len, int64_t kv_len,
                                    const AttentionWork& work) {
   const Inputs inputs = layers().inputs(layer, length(q_len), length(kv_len), DType::kBF16);
   tell("layer " + std::to_string(layer) + ", " + inputs.shape.text());
-  return measure_attention(inputs, work, setup());
+  Setup often = setup();  // short work, small differences
+  often.repeats.seconds = 1.0;
+  often.repeats.most = 51;
+  return measure_attention(inputs, work, often);
 }
 
 const runtime::Model& SuiteRun::model() {

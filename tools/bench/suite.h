@@ -2,7 +2,7 @@
 
 // `flexprefill bench --suite`: every table of docs/performance.md.
 
-#include <functional>
+#include <chrono>
 #include <optional>
 
 #include "tools/bench/accuracy.h"
@@ -36,6 +36,7 @@ class SuiteRun {
   const Setup& setup() const { return options_.setup; }
   int64_t length(int64_t tokens) const;  // shrunk
   Shape shape(int64_t q_len, int64_t kv_len, int32_t head_dim, DType dtype) const;
+  void begin_section(size_t number, size_t count);
   void tell(const std::string& what);
 
   CaseResult measure(const Shape& shape, Data data, const AttentionWork& work);
@@ -48,6 +49,8 @@ class SuiteRun {
  private:
   SuiteOptions options_;
   ProgressLine progress_;
+  std::chrono::steady_clock::time_point start_;
+  std::string section_;
   std::optional<runtime::Model> model_;
   std::optional<ModelLayers> layers_;
 };
