@@ -116,6 +116,12 @@ struct Bf16Product {
   }
 };
 
+// Neighbouring lanes become the halves of kLanes / 2 units.
+FLEXPREFILL_INLINE void store_bf16_units(uint32_t* units, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(units),
+                      reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+}
+
 // Words 0 .. 15 and 16 .. 31 of `halves` become the lower and upper halves of 16 units.
 FLEXPREFILL_INLINE void store_interleaved(uint32_t* units, __m512i halves) {
   const __m512i interleave =

@@ -59,7 +59,7 @@ static void pack_rows_of(const TokenRows& tokens, int num_tokens, int num_rows, 
         if constexpr (Product::kDepth == 1) {
           store_f32(row + c, x);
         } else {
-          store_bf16(reinterpret_cast<char*>(row) + 2 * c, x);
+          store_bf16_units(row + c / 2, x);
         }
       });
     }
