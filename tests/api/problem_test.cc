@@ -199,6 +199,40 @@ TEST(Problem, MaskOfMoreThanTheAddressSpaceIsRefused) {
   EXPECT_THAT(error_of([&] { (void)plan(p, Dense{}, own.context); }), HasSubstr("too large"));
 }
 
+// 131,072 tokens and 32 heads: all scores would be 2 TB, the probe rows of all heads 2 GB, those of
+// one head 64 MB. Only bits and reports may grow with the heads.
+TEST(Workspace, HoldsOneHeadOfAThreadAtATime) {
+  constexpr size_t kMiB = size_t{1} << 20;
+  SmallProblem small;
+  AttentionProblem& p = small.problem;
+  const auto scratch = [&](const Backend* backend, const Policy& policy, int32_t heads,
+                           int threads) {
+    for (HeadView* view : {&p.q, &p.kv.k, &p.kv.v, &p.out}) {
+      view->tokens = 131072;
+      view->token_stride = view->head_stride = 0;
+      view->heads = heads;
+      view->head_dim = 128;
+    }
+    Context context;
+    context.backend = backend;
+    context.threads = threads;
+    const BlockMask grid = block_grid(p);
+    return workspace_bytes(p, policy, context) - sizeof(uint64_t) * grid.num_words() -
+           sizeof(HeadReport) * heads;
+  };
+  for (const Backend* backend : backends()) {
+    // ref converts the keys of the head to fp32, 64 MiB; cpu reads them in place.
+    const size_t limit = (backend->name() == "ref" ? 160 : 8) * kMiB;
+    for (const Policy& policy :
+         {Policy(Dense{}), Policy(FlexPrefill{}), Policy(FlexPrefill{.rule = Rule::kOfficial})}) {
+      EXPECT_LT(scratch(backend, policy, 32, 1), limit) << backend->name();
+      EXPECT_LT(scratch(backend, policy, 32, 4), 4 * limit) << backend->name();
+      // The work list of attend() has 16 bytes for each of 1024 block rows.
+      EXPECT_LE(scratch(backend, policy, 64, 1), scratch(backend, policy, 32, 1) + kMiB);
+    }
+  }
+}
+
 TEST(Problem, PlanNeedsNoOutput) {
   SmallProblem small;
   OwnContext own(small.problem, Dense{});
