@@ -120,8 +120,8 @@ void silu_mul(const float* in, int64_t rows, int64_t inner, DType out_dtype, voi
 }
 
 void split_heads(float* qkv, int64_t rows, const ModelConfig& config, const LayerWeights& weights,
-                 const RopeTable& rope, int64_t rope_row, float* q, KvCache& cache, int32_t layer,
-                 int64_t t) {
+                 const RopeTable& rope, int64_t rope_row, DType q_dtype, void* q, KvCache& cache,
+                 int32_t layer, int64_t t) {
   const int64_t head_dim = config.head_dim;
   const int64_t q_size = config.heads * head_dim;
   const int64_t kv_size = config.kv_heads * head_dim;
@@ -138,7 +138,8 @@ void split_heads(float* qkv, int64_t rows, const ModelConfig& config, const Laye
       }
       rotate(head, config.head_dim, cos, sin);
     }
-    std::copy_n(row, q_size, q + r * q_size);
+    convert_row(row, q_size, q_dtype,
+                static_cast<std::byte*>(q) + r * q_size * dtype_bytes(q_dtype));
     cache.store(layer, t + r, row + q_size, row + q_size + kv_size);
   }
 }
