@@ -1,7 +1,7 @@
 #pragma once
 
-// The row-wise operations of a decoder layer. Rows are spread over OpenMP threads; inputs are f32,
-// outputs f32 or (where a product follows) matmul_dtype().
+// The row-wise operations of a decoder layer, on the calling thread: the transformer gives every
+// thread rows of its own. Inputs are f32, outputs f32 or bf16.
 
 #include <cstdint>
 #include <span>
@@ -15,7 +15,7 @@
 
 namespace flexprefill::runtime {
 
-/// out [ids, hidden_size] = rows of the table [vocab_size, hidden_size].
+/// out [ids, hidden_size] = rows of the table [vocab_size, hidden_size]. On all threads.
 void embed(const TensorInfo& table, std::span<const int32_t> ids, float* out);
 
 /// out [rows, columns] = in / sqrt(mean(in^2) + eps) * weight.
