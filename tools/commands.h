@@ -24,6 +24,7 @@ using Action = std::function<void()>;
 Action add_run(CLI::App& app);
 Action add_attend(CLI::App& app);
 Action add_inspect(CLI::App& app);
+Action add_bench(CLI::App& app);
 Action add_backends(CLI::App& app);
 
 }  // namespace flexprefill::tools

@@ -38,6 +38,33 @@ std::string seconds(double value) {
   return fixed(value, digits) + " s";
 }
 
+void Table::drop_empty_columns() {
+  if (rows_.empty()) return;
+  const auto is_empty = [&](size_t c) {
+    return std::all_of(rows_.begin() + 1, rows_.end(), [c](const std::vector<std::string>& row) {
+      return row[c].empty() || row[c] == "-";
+    });
+  };
+  for (size_t c = rows_[0].size(); c-- > 0;) {
+    if (!is_empty(c)) continue;
+    for (std::vector<std::string>& row : rows_) row.erase(row.begin() + static_cast<ptrdiff_t>(c));
+  }
+}
+
+std::string Table::markdown() const {
+  std::string text;
+  for (const std::vector<std::string>& row : rows_) {
+    text += "|";
+    for (const std::string& cell : row) text += (cell.empty() ? "" : " ") + cell + " |";
+    text += "\n";
+    if (&row != &rows_.front()) continue;
+    text += "|";
+    for (size_t c = 0; c < row.size(); ++c) text += c == 0 ? "---|" : "---:|";
+    text += "\n";
+  }
+  return text;
+}
+
 std::string Table::text() const {
   std::vector<size_t> widths;
   for (const std::vector<std::string>& row : rows_) {

@@ -27,7 +27,11 @@ std::string seconds(double value);
 class Table {
  public:
   void add_row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  // Removes the columns whose cells below the first row are all empty or "-".
+  void drop_empty_columns();
+
   std::string text() const;
+  std::string markdown() const;  // the first row is the head
 
  private:
   std::vector<std::vector<std::string>> rows_;

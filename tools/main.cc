@@ -54,6 +54,7 @@ int run_command_line(int argc, char** argv) {
   const std::vector<std::pair<std::string, Action>> actions = {{"run", add_run(app)},
                                                                {"attend", add_attend(app)},
                                                                {"inspect", add_inspect(app)},
+                                                               {"bench", add_bench(app)},
                                                                {"backends", add_backends(app)}};
   try {
     app.parse(argc, argv);
@@ -66,7 +67,8 @@ int run_command_line(int argc, char** argv) {
   }
   if (app.get_subcommands().empty())
     return fail(
-        "name a command: run, attend, inspect or backends\n`flexprefill --help` explains them.",
+        "name a command: run, attend, inspect, bench or backends\n`flexprefill --help` explains "
+        "them.",
         kExitUsage);
   try {
     for (const auto& [name, action] : actions)

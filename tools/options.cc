@@ -1,5 +1,6 @@
 #include "tools/options.h"
 
+#include <limits>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -39,6 +40,17 @@ void check_by_library(const Policy& policy, const Context& context) {
   problem.q = problem.kv.k = problem.kv.v = problem.out =
       head_view(&value, DType::kF32, /*tokens=*/1, /*heads=*/1, /*head_dim=*/1);
   workspace_bytes(problem, policy, context);
+}
+
+CLI::Validator whole_number(int64_t minimum, int64_t maximum, const std::string& rule) {
+  return CLI::Validator(
+      [minimum, maximum, rule](std::string& text) {
+        int64_t value = 0;
+        if (!CLI::detail::lexical_cast(text, value)) return text + " is not a whole number";
+        if (value < minimum || value > maximum) return text + ", expected " + rule;
+        return std::string();
+      },
+      /*validator_desc=*/"");
 }
 
 }  // namespace
@@ -86,6 +98,11 @@ void PolicyOptions::add_to(CLI::App& app) {
       ->type_name("TOKENS")
       ->capture_default_str()
       ->group(group);
+  add_place_to(app);
+}
+
+void PolicyOptions::add_place_to(CLI::App& app) {
+  app_ = &app;
   app.add_option("--backend", backend_, "auto (the fastest that can), ref or cpu")
       ->type_name("NAME")
       ->capture_default_str()
@@ -95,6 +112,12 @@ void PolicyOptions::add_to(CLI::App& app) {
       ->type_name("N")
       ->capture_default_str()
       ->group("Where it runs");
+}
+
+bool PolicyOptions::given() const {
+  bool any = app_->count("--policy") > 0;
+  for (const OptionField& f : kFields) any = any || app_->count(f.option) > 0;
+  return any;
 }
 
 void PolicyOptions::refuse_foreign_options() const {
@@ -158,14 +181,13 @@ std::string describe(const Policy& policy) {
 }
 
 CLI::Validator at_least(int64_t minimum) {
-  return CLI::Validator(
-      [minimum](std::string& text) {
-        int64_t value = 0;
-        if (!CLI::detail::lexical_cast(text, value)) return text + " is not a whole number";
-        if (value < minimum) return text + ", expected " + std::to_string(minimum) + " or more";
-        return std::string();
-      },
-      /*validator_desc=*/"");
+  return whole_number(minimum, std::numeric_limits<int64_t>::max(),
+                      std::to_string(minimum) + " or more");
+}
+
+CLI::Validator within(int64_t minimum, int64_t maximum) {
+  return whole_number(minimum, maximum,
+                      "[" + std::to_string(minimum) + ", " + std::to_string(maximum) + "]");
 }
 
 }  // namespace flexprefill::tools

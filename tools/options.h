@@ -15,6 +15,10 @@ namespace flexprefill::tools {
 class PolicyOptions {
  public:
   void add_to(CLI::App& app);
+  void add_place_to(CLI::App& app);  // --backend and --threads alone
+
+  // Whether an option that chooses or shapes the policy was given.
+  bool given() const;
 
   // Both throw UsageError that names the option, its value and the rule it breaks.
   Policy policy() const;
@@ -39,7 +43,8 @@ class PolicyOptions {
 // The policy in words, with its parameters: for tables and pages.
 std::string describe(const Policy& policy);
 
-// Checks that accept `minimum` and more; the message names the option, as CLI11 does.
+// Check for whole numbers of a range; the message names the option, as CLI11 does.
 CLI::Validator at_least(int64_t minimum);
+CLI::Validator within(int64_t minimum, int64_t maximum);
 
 }  // namespace flexprefill::tools
