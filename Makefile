@@ -3,7 +3,7 @@ JOBS ?= $(shell nproc)
 export CTEST_PARALLEL_LEVEL ?= $(JOBS)
 
 help:
-	@echo 'make demo     install what is missing, build, and ask a model about a 16,384-token document'
+	@echo 'make demo     install what is missing, build, and ask a model about a 32,768-token document'
 	@echo 'make test     install what is missing, build, and run every test'
 	@echo 'make asan     unit and fuzz tests under the address sanitizer (also: ubsan, asan-ubsan, tsan)'
 	@echo 'make format   clang-format on every source file'

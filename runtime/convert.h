@@ -4,12 +4,13 @@
 #include <cstring>
 
 #include "flexprefill/tensor.h"
+#include "runtime/widest_vectors.h"
 #include "src/numeric.h"
 
 namespace flexprefill::runtime {
 
 /// Rounds a row of floats to f32, f16 or bf16.
-inline void convert_row(const float* in, int64_t count, DType dtype, void* out) {
+FLEXPREFILL_INLINE inline void convert_row(const float* in, int64_t count, DType dtype, void* out) {
   if (dtype == DType::kF32) {
     std::memcpy(out, in, static_cast<size_t>(count) * sizeof(float));
     return;

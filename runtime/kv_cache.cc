@@ -2,8 +2,6 @@
 
 #include <string>
 
-#include "runtime/convert.h"
-
 namespace flexprefill::runtime {
 
 KvCache::KvCache(const ModelConfig& config, int64_t capacity, DType dtype)
@@ -14,16 +12,6 @@ KvCache::KvCache(const ModelConfig& config, int64_t capacity, DType dtype)
   for (int32_t layer = 0; layer < config.layers; ++layer) {
     k_.emplace_back(layer_bytes, purpose);
     v_.emplace_back(layer_bytes, purpose);
-  }
-}
-
-void KvCache::store(int32_t layer, int64_t t, const float* k, const float* v) {
-  const auto index = static_cast<size_t>(layer);
-  const int64_t element_bytes = dtype_bytes(dtype_);
-  for (int32_t g = 0; g < kv_heads_; ++g) {
-    const int64_t offset = (g * capacity_ + t) * head_dim_ * element_bytes;
-    convert_row(k + g * head_dim_, head_dim_, dtype_, k_[index].as<std::byte>() + offset);
-    convert_row(v + g * head_dim_, head_dim_, dtype_, v_[index].as<std::byte>() + offset);
   }
 }
 

@@ -16,8 +16,9 @@ class KvCache {
   /// `dtype` is f32, f16 or bf16. Memory is taken as rows are written.
   KvCache(const ModelConfig& config, int64_t capacity, DType dtype);
 
-  /// Write rows for all kv heads of token t: `k` and `v` are [kv_heads, head_dim] f32.
-  void store(int32_t layer, int64_t t, const float* k, const float* v);
+  /// Where the key and the value of one head and token go, [head_dim] of dtype().
+  void* k_row(int32_t layer, int32_t g, int64_t t) const { return row(k_, layer, g, t); }
+  void* v_row(int32_t layer, int32_t g, int64_t t) const { return row(v_, layer, g, t); }
 
   /// The first kv_len tokens.
   KvView view(int32_t layer, int64_t kv_len) const;
@@ -29,6 +30,11 @@ class KvCache {
 
  private:
   HeadView head_view(const Buffer& buffer, int64_t kv_len) const;
+
+  void* row(const std::vector<Buffer>& layers, int32_t layer, int32_t g, int64_t t) const {
+    return layers[static_cast<size_t>(layer)].as<std::byte>() +
+           (g * capacity_ + t) * head_dim_ * dtype_bytes(dtype_);
+  }
 
   int32_t kv_heads_;
   int32_t head_dim_;

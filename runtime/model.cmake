@@ -12,4 +12,5 @@ target_sources(
           sampler.cc
           session.cc
           transformer.cc
-          weights.cc)
+          weights.cc
+          widest_vectors.cc)

@@ -2,17 +2,18 @@
 
 #include <algorithm>
 #include <bit>
+#include <cassert>
 #include <cmath>
-#include <vector>
 
 #include "runtime/convert.h"
+#include "runtime/widest_vectors.h"
 
 namespace flexprefill::runtime {
 namespace {
 
 // e^x without branches, so that loops over it vectorise; relative error below 3e-7, clamped to
 // [e^-87, e^88], which silu's result cannot tell from the limits.
-[[gnu::always_inline]] inline float exp_clamped(float x) {
+FLEXPREFILL_INLINE inline float exp_clamped(float x) {
   constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0.693359375f;
   constexpr float kLn2Low = -2.12194440e-4f;
@@ -33,7 +34,7 @@ namespace {
 }
 
 // Sixteen partial sums: a fixed order that still vectorises.
-inline float sum_of_squares(const float* x, int64_t count) {
+FLEXPREFILL_INLINE inline float sum_of_squares(const float* x, int64_t count) {
   constexpr int64_t kLanes = 16;
   float lanes[kLanes] = {};
   int64_t c = 0;
@@ -46,52 +47,37 @@ inline float sum_of_squares(const float* x, int64_t count) {
   return sum;
 }
 
-inline void norm_row(const float* in, std::span<const float> weight, float eps, float* out) {
+// Outputs are arrays of float or of bf16 bits.
+FLEXPREFILL_INLINE inline void put(float* out, float value) { *out = value; }
+FLEXPREFILL_INLINE inline void put(uint16_t* out, float value) {
+  *out = internal::float_to_bf16(value);
+}
+
+template <typename Out>
+FLEXPREFILL_INLINE inline void norm_row(const float* in, std::span<const float> weight, float eps,
+                                        Out* out) {
   const auto columns = static_cast<int64_t>(weight.size());
   const float scale =
       1.0f / std::sqrt(sum_of_squares(in, columns) / static_cast<float>(columns) + eps);
-  for (int64_t c = 0; c < columns; ++c) out[c] = in[c] * scale * weight[static_cast<size_t>(c)];
+  for (int64_t c = 0; c < columns; ++c) put(out + c, in[c] * scale * weight[c]);
 }
 
-[[gnu::always_inline]] inline void silu_mul_loop(const float* gate, const float* up, int64_t count,
-                                                 float* out) {
-  for (int64_t c = 0; c < count; ++c) out[c] = gate[c] / (1.0f + exp_clamped(-gate[c])) * up[c];
+template <typename Out>
+FLEXPREFILL_INLINE inline void silu_mul_row(const float* gate, const float* up, int64_t count,
+                                            Out* out) {
+  for (int64_t c = 0; c < count; ++c) {
+    put(out + c, gate[c] / (1.0f + exp_clamped(-gate[c])) * up[c]);
+  }
 }
 
-// The one row operation that costs enough to be compiled for wider vectors, too: 0.23 s of 3.2 s at
-// 4096 tokens with SSE2 (needle-14m, one thread).
-#if defined(__x86_64__)
-[[gnu::target("avx2,fma")]] void silu_mul_avx2(const float* gate, const float* up, int64_t count,
-                                               float* out) {
-  silu_mul_loop(gate, up, count, out);
-}
-#endif
-
-void silu_mul_row(const float* gate, const float* up, int64_t count, float* out) {
-#if defined(__x86_64__)
-  static const bool has_avx2 =
-      __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
-  if (has_avx2) return silu_mul_avx2(gate, up, count, out);
-#endif
-  silu_mul_loop(gate, up, count, out);
-}
-
-// Calls write_row(r, float row [columns]) for every row and stores the row as out_dtype: straight
-// into `out` for f32, through a row of scratch otherwise.
-template <typename WriteRow>
-void for_each_row(int64_t rows, int64_t columns, DType out_dtype, void* out, WriteRow write_row) {
-  auto* bytes = static_cast<std::byte*>(out);
-  const int64_t row_bytes = columns * dtype_bytes(out_dtype);
-#pragma omp parallel
-  {
-    std::vector<float> scratch(out_dtype == DType::kF32 ? 0 : static_cast<size_t>(columns));
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; ++r) {
-      void* target = bytes + r * row_bytes;
-      float* row = scratch.empty() ? static_cast<float*>(target) : scratch.data();
-      write_row(r, row);
-      if (!scratch.empty()) convert_row(row, columns, out_dtype, target);
-    }
+// Calls loops(out as the array that it is) for the widest vectors.
+template <typename Loops>
+void write_as(DType dtype, void* out, const Loops& loops) {
+  assert(dtype == DType::kF32 || dtype == DType::kBF16);
+  if (dtype == DType::kBF16) {
+    with_widest_vectors([&]() FLEXPREFILL_INLINE { loops(static_cast<uint16_t*>(out)); });
+  } else {
+    with_widest_vectors([&]() FLEXPREFILL_INLINE { loops(static_cast<float*>(out)); });
   }
 }
 
@@ -108,44 +94,54 @@ void embed(const TensorInfo& table, std::span<const int32_t> ids, float* out) {
 void rms_norm(const float* in, int64_t rows, std::span<const float> weight, float eps,
               DType out_dtype, void* out) {
   const auto columns = static_cast<int64_t>(weight.size());
-  for_each_row(rows, columns, out_dtype, out,
-               [&](int64_t r, float* row) { norm_row(in + r * columns, weight, eps, row); });
+  write_as(out_dtype, out, [&](auto* values) FLEXPREFILL_INLINE {
+    for (int64_t r = 0; r < rows; ++r) {
+      norm_row(in + r * columns, weight, eps, values + r * columns);
+    }
+  });
 }
 
 void silu_mul(const float* in, int64_t rows, int64_t inner, DType out_dtype, void* out) {
-  for_each_row(rows, inner, out_dtype, out, [&](int64_t r, float* row) {
-    const float* gate = in + r * 2 * inner;
-    silu_mul_row(gate, gate + inner, inner, row);
+  write_as(out_dtype, out, [&](auto* values) FLEXPREFILL_INLINE {
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* gate = in + r * 2 * inner;
+      silu_mul_row(gate, gate + inner, inner, values + r * inner);
+    }
   });
 }
 
 void split_heads(float* qkv, int64_t rows, const ModelConfig& config, const LayerWeights& weights,
-                 const RopeTable& rope, int64_t rope_row, float* q, KvCache& cache, int32_t layer,
-                 int64_t t) {
+                 const RopeTable& rope, int64_t rope_row, DType q_dtype, void* q, KvCache& cache,
+                 int32_t layer, int64_t t) {
   const int64_t head_dim = config.head_dim;
   const int64_t q_size = config.heads * head_dim;
   const int64_t kv_size = config.kv_heads * head_dim;
-#pragma omp parallel for schedule(static)
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = qkv + r * (q_size + 2 * kv_size);
-    const float* cos = rope.cos(rope_row + r);
-    const float* sin = rope.sin(rope_row + r);
-    for (int32_t h = 0; h < config.heads + config.kv_heads; ++h) {
-      float* head = row + h * head_dim;
-      if (config.qk_norm) {
-        norm_row(head, h < config.heads ? weights.q_norm : weights.k_norm, config.rms_norm_eps,
-                 head);
+  const int64_t q_row_bytes = q_size * dtype_bytes(q_dtype);
+  with_widest_vectors([&]() FLEXPREFILL_INLINE {
+    for (int64_t r = 0; r < rows; ++r) {
+      float* row = qkv + r * (q_size + 2 * kv_size);
+      const float* cos = rope.cos(rope_row + r);
+      const float* sin = rope.sin(rope_row + r);
+      for (int32_t h = 0; h < config.heads + config.kv_heads; ++h) {
+        float* head = row + h * head_dim;
+        if (config.qk_norm) {
+          norm_row(head, h < config.heads ? weights.q_norm : weights.k_norm, config.rms_norm_eps,
+                   head);
+        }
+        rotate(head, config.head_dim, cos, sin);
       }
-      rotate(head, config.head_dim, cos, sin);
+      convert_row(row, q_size, q_dtype, static_cast<std::byte*>(q) + r * q_row_bytes);
+      for (int32_t g = 0; g < config.kv_heads; ++g) {
+        const float* k = row + q_size + g * head_dim;
+        convert_row(k, head_dim, cache.dtype(), cache.k_row(layer, g, t + r));
+        convert_row(k + kv_size, head_dim, cache.dtype(), cache.v_row(layer, g, t + r));
+      }
     }
-    std::copy_n(row, q_size, q + r * q_size);
-    cache.store(layer, t + r, row + q_size, row + q_size + kv_size);
-  }
+  });
 }
 
 void cross_entropy(const float* logits, int64_t rows, int64_t vocab_size, const int32_t* targets,
                    float* losses) {
-#pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; ++r) {
     const float* row = logits + r * vocab_size;
     const float largest = *std::max_element(row, row + vocab_size);

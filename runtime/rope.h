@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "runtime/config.h"
+#include "runtime/widest_vectors.h"
 
 namespace flexprefill::runtime {
 
@@ -29,13 +30,16 @@ class RopeTable {
  private:
   std::vector<double> speeds_;  // [half_]
   int64_t half_ = 0;
-  std::vector<float> cos_, sin_;  // [count, half_]
+  std::vector<double> step_cos_, step_sin_;  // of 0 .. 63 tokens, [64, half_]
+  std::vector<float> cos_, sin_;             // [count, half_]
 };
 
 /// Rotates one head in place: channel c with channel c + head_dim / 2, as Hugging Face lays them
 /// out.
-inline void rotate(float* head, int32_t head_dim, const float* cos, const float* sin) {
+FLEXPREFILL_INLINE inline void rotate(float* head, int32_t head_dim, const float* cos,
+                                      const float* sin) {
   const int32_t half = head_dim / 2;
+#pragma omp simd
   for (int32_t c = 0; c < half; ++c) {
     const float a = head[c];
     const float b = head[c + half];

@@ -74,7 +74,7 @@ class Transformer {
   RopeTable rope_;
   int64_t capacity_ = 0;  // tokens of the next three
   Buffer hidden_;         // [tokens, hidden_size] f32: the residual stream
-  Buffer q_;              // [tokens, heads, head_dim] f32
+  Buffer q_;              // [tokens, heads, head_dim] f32 or bf16, as the cache asks
   Buffer attended_;       // [tokens, heads, head_dim] of matmul_dtype()
   std::vector<Worker> workers_;
   std::vector<float> logits_;  // [vocab_size]

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The demonstration: a small model reads 16,384 tokens and answers a question about a fact planted half-way,
+# The demonstration: a small model reads 32,768 tokens and answers a question about a fact planted half-way,
 # once with dense attention and once with FlexPrefill. Further arguments go to `flexprefill run`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cat <<'TEXT'
-models/needle-14m reads 16,384 tokens of the Rust book. Half-way there is one line that is not the book's:
+models/needle-14m reads 32,768 tokens of the Rust book. Half-way there is one line that is not the book's:
   One of the special magic numbers for amber-anchor is: 7294161.
 and after the last page a question:
   What is the special magic number for amber-anchor mentioned in the text?

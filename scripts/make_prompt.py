@@ -2,7 +2,7 @@
 """Writes a prompt of an exact number of tokens: text, one planted fact half-way, a question.
 
 For developers; needs `pip install tokenizers`. The committed prompt was made by
-  scripts/make_prompt.py --text examples/data/rust-book.txt --tokens 16384 > examples/data/demo_prompt.txt
+  scripts/make_prompt.py --text examples/data/rust-book.txt --tokens 32768 > examples/data/demo_prompt.txt
 """
 import argparse
 import sys

@@ -59,6 +59,25 @@ TEST(Ops, SiluMulMatchesTheFormulaFromTinyToHuge) {
   }
 }
 
+TEST(Ops, Bf16OutputsAreTheRoundedF32Outputs) {
+  const auto in = random_values(2 * 70, 3.0f, 8);
+  const auto weight = random_values(70, 2.0f, 9);
+  std::vector<float> expected(2 * 70);
+  std::vector<uint16_t> bits(2 * 70);
+  const auto compare = [&](size_t count) {
+    for (size_t n = 0; n < count; ++n) {
+      const float value = internal::bf16_to_float(bits[n]);
+      EXPECT_NEAR(value, expected[n], std::abs(expected[n]) * 0x1p-8f) << n;
+    }
+  };
+  rms_norm(in.data(), 2, weight, 1e-5f, DType::kF32, expected.data());
+  rms_norm(in.data(), 2, weight, 1e-5f, DType::kBF16, bits.data());
+  compare(2 * 70);
+  silu_mul(in.data(), 2, 35, DType::kF32, expected.data());
+  silu_mul(in.data(), 2, 35, DType::kBF16, bits.data());
+  compare(2 * 35);
+}
+
 TEST(Ops, CrossEntropyIsTheNegativeLogProbability) {
   const std::vector<float> logits = {1000.0f, 1001.0f, 999.0f, -1.0f, -1.0f, -1.0f};
   const std::vector<int32_t> targets = {1, 2};
@@ -91,6 +110,23 @@ TEST(Rope, Llama3SlowsOnlyTheLowFrequencies) {
     between += scaled[c] < plain[c] && scaled[c] > plain[c] / 8.0 * 1.001;
   }
   EXPECT_GT(between, 0);
+}
+
+TEST(Rope, TableHoldsTheAnglesWhateverTheFirstPosition) {
+  RopeTable whole({}, 8);
+  RopeTable part({}, 8);
+  whole.fill(0, 131072);
+  part.fill(100001, 200);
+  const std::vector<double> speeds = rope_speeds({}, 8);
+  for (int64_t t = 0; t < 200; ++t) {
+    for (size_t c = 0; c < speeds.size(); ++c) {
+      const double angle = static_cast<double>(100001 + t) * speeds[c];
+      EXPECT_FLOAT_EQ(part.cos(t)[c], static_cast<float>(std::cos(angle))) << t;
+      EXPECT_FLOAT_EQ(part.sin(t)[c], static_cast<float>(std::sin(angle))) << t;
+      EXPECT_EQ(part.cos(t)[c], whole.cos(100001 + t)[c]) << t;
+      EXPECT_EQ(part.sin(t)[c], whole.sin(100001 + t)[c]) << t;
+    }
+  }
 }
 
 TEST(Rope, RotationKeepsLengthAndDependsOnDistanceAlone) {

@@ -31,15 +31,19 @@ std::vector<std::string> keys(const json& object) {
 void expect_fields(const json& fields) {
   EXPECT_THAT(keys(fields),
               UnorderedElementsAre("text", "prompt_tokens", "prefill_seconds", "plan_seconds",
-                                   "attend_seconds", "decode_tokens_per_second", "computed_share",
+                                   "attend_seconds", "matmul_seconds", "pointwise_seconds",
+                                   "rest_seconds", "decode_tokens_per_second", "computed_share",
                                    "coverage_min", "backend", "policy"));
   EXPECT_TRUE(fields["text"].is_string());
   EXPECT_TRUE(fields["prompt_tokens"].is_number_integer());
   for (const char* name : {"prefill_seconds", "plan_seconds", "attend_seconds",
                            "decode_tokens_per_second", "computed_share", "coverage_min"})
     EXPECT_TRUE(fields[name].is_number()) << name;
-  EXPECT_GE(fields["prefill_seconds"].get<double>(),
-            fields["plan_seconds"].get<double>() + fields["attend_seconds"].get<double>());
+  double parts = 0.0;
+  for (const char* part : {"matmul", "pointwise", "plan", "attend", "rest"})
+    parts += fields[std::string(part) + "_seconds"].get<double>();
+  const double whole = fields["prefill_seconds"].get<double>();
+  EXPECT_NEAR(parts, whole, 0.02 * whole + 1e-4);
   EXPECT_GT(fields["computed_share"].get<double>(), 0.0);
   EXPECT_LE(fields["computed_share"].get<double>(), 1.0);
 }
