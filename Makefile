@@ -5,7 +5,7 @@ export CTEST_PARALLEL_LEVEL ?= $(JOBS)
 help:
 	@echo 'make demo     install what is missing, build, and ask a model about a 32,768-token document'
 	@echo 'make test     install what is missing, build, and run every test'
-	@echo 'make asan     unit tests under the address sanitizer (also: ubsan, asan-ubsan, tsan)'
+	@echo 'make asan     unit and fuzz tests under the address sanitizer (also: ubsan, asan-ubsan, tsan)'
 	@echo 'make format   clang-format on every source file'
 	@echo 'make tidy     clang-tidy on the library, the runtime, the tools and the examples'
 	@echo 'make clean    remove every build folder'

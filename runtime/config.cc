@@ -358,12 +358,17 @@ ModelConfig parse_config(const json& config_json, const json& generation_json,
 }
 
 ModelConfig load_config(const std::filesystem::path& folder) {
-  const std::filesystem::path generation_path = folder / "generation_config.json";
+  const std::filesystem::path path = folder / "config.json";
   std::error_code ignored;
+  if (!std::filesystem::is_directory(folder, ignored) || !std::filesystem::exists(path, ignored)) {
+    throw Error(path.string() +
+                ": no such file; expected the folder of a Hugging Face model, with config.json, "
+                "tokenizer.json and *.safetensors");
+  }
+  const std::filesystem::path generation_path = folder / "generation_config.json";
   const json generation = std::filesystem::exists(generation_path, ignored)
                               ? read_json_file(generation_path, kMaxConfigBytes)
                               : json();
-  const std::filesystem::path path = folder / "config.json";
   return parse_config(read_json_file(path, kMaxConfigBytes), generation, path.string());
 }
 

@@ -105,6 +105,10 @@ struct TensorToWrite {
   const void* data = nullptr;
 };
 
+/// The passing name of the file that write_safetensors() of this process writes for `path`, which
+/// is no symbolic link: what is left of an interrupted write.
+std::filesystem::path partial_path(const std::filesystem::path& path);
+
 /// Writes a new file beside `path` and renames it over it, so that `path` holds either what it held
 /// before or the whole new file. Data starts 64-byte aligned. Throws Error with the system's
 /// reason.

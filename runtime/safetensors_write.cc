@@ -30,8 +30,7 @@ class NewFile {
       throw Error(path.string() + ": cannot write, it is not a regular file");
     // Over a symbolic link, the file it points to is meant.
     if (fs::is_symlink(path, error)) path_ = fs::weakly_canonical(path, error);
-    temporary_ = path_;
-    temporary_ += ".partial." + std::to_string(::getpid());
+    temporary_ = partial_path(path_);
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd_ < 0) fail("create", errno);
   }
@@ -99,6 +98,12 @@ std::string header_of(std::span<const TensorToWrite* const> tensors,
 }
 
 }  // namespace
+
+fs::path partial_path(const fs::path& path) {
+  fs::path partial = path;
+  partial += ".partial." + std::to_string(::getpid());
+  return partial;
+}
 
 void write_safetensors(const fs::path& path, std::span<const TensorToWrite> tensors,
                        const std::map<std::string, std::string>& metadata) {

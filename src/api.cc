@@ -18,19 +18,26 @@ constexpr size_t kAlign = 256;  // what cudaMalloc gives; more than any CPU vect
 
 size_t align_up(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
+[[noreturn]] void fail_too_large() {
+  throw Error("problems = too large, expected a workspace below 2^63 bytes");
+}
+
 size_t checked_add(size_t a, size_t b) {
-  if (a > std::numeric_limits<size_t>::max() / 2 - b) {
-    throw Error("problems = too large, expected a workspace below 2^63 bytes");
-  }
+  if (a > std::numeric_limits<size_t>::max() / 2 - b) fail_too_large();
   return a + b;
 }
 
 // Bytes of the bits and reports of one problem.
 size_t plan_bytes(const AttentionProblem& problem) {
   const BlockMask grid = block_grid(problem);
-  const size_t bits = static_cast<size_t>(grid.num_words()) * sizeof(uint64_t);
+  const size_t rows = static_cast<size_t>(grid.heads) * static_cast<size_t>(grid.q_blocks);
+  const size_t row_bytes = static_cast<size_t>(grid.row_words()) * sizeof(uint64_t);
+  // The largest problem that check_problem() lets through needs 2^76 bytes.
+  if (row_bytes > 0 && rows > (std::numeric_limits<size_t>::max() / 4) / row_bytes) {
+    fail_too_large();
+  }
   const size_t reports = static_cast<size_t>(grid.heads) * sizeof(HeadReport);
-  return align_up(bits) + align_up(reports);
+  return align_up(rows * row_bytes) + align_up(reports);
 }
 
 size_t plan_bytes(std::span<const AttentionProblem> problems) {
@@ -100,6 +107,19 @@ Layout lay_out(std::span<const AttentionProblem> problems, const Context& contex
   return {base, {base + plan_bytes(problems), scratch_bytes}};
 }
 
+// The bits of a plan lie where the scratch of a call for fewer problems begins: attending them one
+// by one in one workspace would overwrite masks that are still needed.
+void check_apart(const BlockMask& mask, std::span<const std::byte> scratch, size_t index) {
+  if (mask.bits == nullptr || mask.num_words() == 0 || scratch.empty()) return;
+  const auto bits = reinterpret_cast<uintptr_t>(mask.bits);
+  const auto begin = reinterpret_cast<uintptr_t>(scratch.data());
+  const size_t bytes = static_cast<size_t>(mask.num_words()) * sizeof(uint64_t);
+  if (bits + bytes <= begin || bits >= begin + scratch.size()) return;
+  throw Error("masks[" + std::to_string(index) +
+              "].bits = inside the scratch of Context.workspace, expected masks elsewhere: attend "
+              "all problems of a plan in one call, or give attend() a workspace of its own");
+}
+
 std::span<const AttentionProblem> one(const AttentionProblem& problem) { return {&problem, 1}; }
 std::span<const Policy> one(const Policy& policy) { return {&policy, 1}; }
 
@@ -162,6 +182,7 @@ void attend(std::span<const AttentionProblem> problems, std::span<const BlockMas
   const Backend& backend = choose_backend(problems, one(kNoPolicy), options, context);
   const Layout layout =
       lay_out(problems, context, backend.scratch_bytes(problems, one(kNoPolicy), context.threads));
+  for (size_t p = 0; p < masks.size(); ++p) check_apart(masks[p], layout.scratch, p);
   backend.attend(problems, masks, options, layout.scratch, context);
 }
 

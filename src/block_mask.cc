@@ -45,6 +45,7 @@ int64_t kept_blocks(const BlockMask& mask, int32_t h) {
 }
 
 double computed_share(const BlockMask& mask) {
+  if (mask.bits == nullptr) return 1.0;  // of any size: nothing bounds it but the bits' memory
   const int64_t causal = causal_blocks(mask) * mask.heads;
   if (causal == 0) return 1.0;
   int64_t kept = 0;

@@ -1,5 +1,6 @@
 #include "validate.h"
 
+#include <charconv>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -10,12 +11,19 @@ namespace {
 // Positions and token counts stay far from the end of int64_t, and block numbers inside int32_t.
 constexpr int64_t kMaxTokens = int64_t{1} << 36;
 constexpr int64_t kMaxStride = int64_t{1} << 46;
+constexpr int64_t kMaxExtent = int64_t{1} << 47;  // elements; more than a process can address
 constexpr int32_t kMaxHeads = 1 << 16;
 constexpr int32_t kMaxHeadDim = 256;
 
 template <typename T>
 std::string str(T value) {
   return std::to_string(value);
+}
+
+// The shortest digits that read back as the value: 1.0000001 is not 1.
+std::string str(float value) {
+  char text[32];
+  return std::string(text, std::to_chars(text, text + sizeof(text), value).ptr);
 }
 
 std::string str(Device device) {
@@ -36,6 +44,16 @@ void check_range(const std::string& argument, T value, T low, T high) {
   if (value < low || value > high) fail(argument, value, "[" + str(low) + ", " + str(high) + "]");
 }
 
+// Offsets of elements, t * token_stride + h * head_stride + c, must not overflow.
+void check_extent(const std::string& name, const HeadView& view) {
+  int64_t extent = 0;
+  const bool overflows = __builtin_mul_overflow(view.tokens, view.token_stride, &extent);
+  if (overflows || extent > kMaxExtent || view.heads * view.head_stride > kMaxExtent) {
+    fail(name + ".token_stride, head_stride", str(view.token_stride) + ", " + str(view.head_stride),
+         "a view of at most " + str(kMaxExtent) + " elements");
+  }
+}
+
 void check_view(const std::string& name, const HeadView& view, bool needs_data) {
   if (dtype_bytes(view.dtype) == 0) {
     fail(name + ".dtype", static_cast<int>(view.dtype), "a DType");
@@ -50,6 +68,7 @@ void check_view(const std::string& name, const HeadView& view, bool needs_data) 
   // Strides may make heads or tokens overlap in inputs (a broadcast), never run backwards.
   check_range<int64_t>(name + ".token_stride", view.token_stride, 0, kMaxStride);
   check_range<int64_t>(name + ".head_stride", view.head_stride, 0, kMaxStride);
+  check_extent(name, view);
   if (needs_data && view.tokens > 0 && view.data == nullptr)
     fail(name + ".data", "null", "a pointer");
   if (view.data != nullptr &&

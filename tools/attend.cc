@@ -15,6 +15,7 @@
 #include "tools/commands.h"
 #include "tools/options.h"
 #include "tools/output.h"
+#include "tools/signals.h"
 
 namespace flexprefill::tools {
 namespace {
@@ -90,12 +91,13 @@ KeptMass kept_mass(const float* masked, const float* dense, int64_t q_len) {
   double sum = 0.0;
   int64_t rows = 0;
   for (int64_t t = 0; t < q_len; ++t) {
-    if (std::isinf(dense[t])) continue;  // the row sees no key
-    // Two roundings may put a full row an ulp above 1.
-    const double share = std::min(1.0, std::exp(double{masked[t]} - double{dense[t]}));
+    if (dense[t] == -std::numeric_limits<float>::infinity()) continue;  // the row sees no key
+    // Two roundings may put a full row an ulp above 1. A NaN stays one (the order of min's
+    // arguments) and is lower than any number.
+    const double share = std::min(std::exp(double{masked[t]} - double{dense[t]}), 1.0);
     sum += share;
     ++rows;
-    if (kept.lowest_row >= 0 && !(share < kept.lowest)) continue;
+    if (kept.lowest_row >= 0 && (std::isnan(kept.lowest) || share >= kept.lowest)) continue;
     kept.lowest = share;
     kept.lowest_row = t;
   }
@@ -151,6 +153,7 @@ void write_result(const OutputFile& file, const AttendResult& result,
       {"out", type, {problem.q.tokens, heads, problem.kv.v.head_dim}, problem.out.data},
       {"lse", TensorType::kF32, {heads, problem.q.tokens}, problem.lse},
       {"mask", TensorType::kU8, {heads, mask.q_blocks, mask.k_blocks}, bytes.data()}};
+  const RemoveOnSignal guard(runtime::partial_path(file.path()));
   runtime::write_safetensors(file.path(), tensors);
 }
 
@@ -170,6 +173,8 @@ void attend_file(const AttendArguments& arguments) {
   const OutputFile file("--output", arguments.output);
   if (file.is_device()) throw UsageError("--output " + arguments.output + ": not a regular file");
   const JsonOutput json(arguments.json);
+  if (json.path() == file.path())
+    throw UsageError("--json " + arguments.json + " is the file of --output; name another one");
 
   const SafetensorsFile input(arguments.input);
   const InputTensor q = load(input, "q");

@@ -12,11 +12,12 @@
 
 namespace flexprefill::tools {
 
-// The true kept attention mass over all rows of one head: exp(lse of the mask - lse of dense).
+// The true kept attention mass over all rows of one head: exp(lse of the mask - lse of dense). NaN
+// if the attention of some row is.
 struct KeptMass {
   double mean = std::numeric_limits<double>::quiet_NaN();
   double lowest = std::numeric_limits<double>::quiet_NaN();
-  int64_t lowest_row = -1;  // -1: no row sees a key
+  int64_t lowest_row = -1;  // the first NaN, if any; -1: no row sees a key
 };
 
 // The memory that one attend() call fills.

@@ -36,6 +36,14 @@ std::string help_command(const CLI::App& app) {
   return command + " --help";
 }
 
+// CLI11 reads an empty number as 0, which `--min-budget "$UNSET"` does not mean.
+void refuse_empty_values(const CLI::App& command) {
+  for (const CLI::Option* option : command.get_options())
+    for (const std::string& value : option->results())
+      if (value.empty() && option->get_name() != "--prompt")
+        throw UsageError(option->get_name() + " has an empty value");
+}
+
 int run_command_line(int argc, char** argv) {
   CLI::App app(
       "Sparse attention over long prompts: answers questions about long documents, runs attention\n"
@@ -71,6 +79,7 @@ int run_command_line(int argc, char** argv) {
         "them.",
         kExitUsage);
   try {
+    refuse_empty_values(*app.get_subcommands().front());
     for (const auto& [name, action] : actions)
       if (app.got_subcommand(name)) action();
   } catch (const UsageError& e) {

@@ -43,6 +43,8 @@ class JsonOutput {
  public:
   explicit JsonOutput(const std::string& path);  // "" = not asked for
   bool to_stdout() const { return to_stdout_; }
+  // Empty unless it goes to a file.
+  std::filesystem::path path() const { return file_ ? file_->path() : std::filesystem::path(); }
   void write(const nlohmann::ordered_json& value) const;
 
  private:

@@ -37,6 +37,7 @@ void install_signal_handlers() {
     if (current.sa_handler != SIG_IGN) sigaction(number, &action, nullptr);  // nohup stays nohup
   }
   signal(SIGPIPE, SIG_DFL);  // a parent may have left it ignored
+  signal(SIGXFSZ, SIG_IGN);
 }
 
 RemoveOnSignal::RemoveOnSignal(const std::string& path) {

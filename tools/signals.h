@@ -7,8 +7,9 @@
 
 namespace flexprefill::tools {
 
-// SIGINT and SIGTERM remove the temporary file, end the progress line and then kill the process as
-// usual. SIGPIPE (`flexprefill ... | head`) ends it without a word.
+// SIGINT, SIGTERM and SIGHUP remove the temporary file, end the progress line and then kill the
+// process as usual. SIGPIPE (`flexprefill ... | head`) ends it without a word. A file that grows
+// beyond `ulimit -f` is an error of the write, no signal.
 void install_signal_handlers();
 
 // Removes `path` if a signal arrives during the lifetime of the object. One at a time.

@@ -19,7 +19,7 @@ class Backend;
 struct Context {
   /// Scratch of at least workspace_bytes(...), on the problems' device; any alignment. One
   /// workspace per concurrent call. A Plan's masks and reports lie in it: keep it until attend() is
-  /// done.
+  /// done. attend() of some of a plan's problems alone needs another workspace.
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
   void* stream = nullptr;            // cudaStream_t; unused on the CPU

@@ -1,5 +1,5 @@
 // The cpu backend: cuts calls into items, hands them to the threads, and calls the kernels of the
-// instruction set in use. attend(): one item per problem, head and query block, dearest first.
+// instruction set in use. attend(): an item is a few query blocks that read the same keys.
 
 #include "cpu/backend.h"
 
@@ -7,6 +7,7 @@
 #include <bit>
 #include <cassert>
 #include <cstdlib>
+#include <limits>
 
 #include "cpu/plan.h"
 #include "cpu/scratch.h"
@@ -16,11 +17,12 @@
 namespace flexprefill::internal {
 namespace {
 
-struct QueryBlock {
+// Query blocks of one problem and kv head, by number (blocks_of_kv_head()).
+struct ItemRange {
   int32_t problem;
-  int32_t h;
-  int32_t i;
-  int32_t blocks;  // key blocks to compute
+  int32_t g;
+  int32_t first, count;
+  int64_t blocks;  // key blocks to compute
 };
 
 int64_t count_query_blocks(std::span<const AttentionProblem> problems) {
@@ -53,49 +55,93 @@ int32_t computed_blocks(const BlockMask& mask, int32_t h, int32_t i) {
   return count;
 }
 
-// Lists the query blocks of all problems, those with the most key blocks first; neighbours in the
-// list share keys where they can.
-void list_query_blocks(std::span<const BlockMask> masks, std::span<QueryBlock> list) {
-  size_t n = 0;
-  for (size_t p = 0; p < masks.size(); ++p) {
-    for (int32_t h = 0; h < masks[p].heads; ++h) {
-      for (int32_t i = 0; i < masks[p].q_blocks; ++i) {
-        list[n++] = {static_cast<int32_t>(p), h, i, computed_blocks(masks[p], h, i)};
-      }
-    }
-  }
-  std::sort(list.begin(), list.end(), [](const QueryBlock& a, const QueryBlock& b) {
-    if (a.blocks != b.blocks) return a.blocks > b.blocks;
-    if (a.problem != b.problem) return a.problem < b.problem;
-    return a.i != b.i ? a.i > b.i : a.h < b.h;
-  });
+// The query blocks that read kv head g, counted from the last query block of its first head: heads
+// of one query block side by side, because they keep the most key blocks in common.
+int32_t blocks_of_kv_head(const BlockMask& mask, int32_t kv_heads) {
+  return mask.heads / kv_heads * mask.q_blocks;
 }
 
-AttendItem attend_item(const AttentionProblem& problem, const BlockMask& mask, int32_t h,
-                       int32_t i) {
+struct HeadAndBlock {
+  int32_t h, i;
+};
+
+HeadAndBlock head_and_block(const AttentionProblem& problem, const BlockMask& mask, int32_t g,
+                            int32_t n) {
+  const int32_t group = mask.heads / problem.kv.k.heads;
+  const int32_t member = n % group;
+  const int32_t h = problem.grouping == HeadGrouping::kBlocked ? g * group + member
+                                                               : g + member * problem.kv.k.heads;
+  assert(kv_head(problem, h) == g);
+  return {h, mask.q_blocks - 1 - n / group};
+}
+
+// Cuts the work into items, those of one kv head together (their keys stay in the cache), the
+// dearest of a kv head first. Fewer query blocks an item where threads would wait for the last one.
+std::span<ItemRange> list_items(std::span<const AttentionProblem> problems,
+                                std::span<const BlockMask> masks, std::span<ItemRange> list,
+                                int threads) {
+  constexpr int64_t kItemsPerThread = 8;
+  const auto size = static_cast<int32_t>(std::clamp<int64_t>(
+      static_cast<int64_t>(list.size()) / (kItemsPerThread * threads), 1, kMaxQueryBlocks));
+  size_t num_items = 0;
+  for (size_t p = 0; p < masks.size(); ++p) {
+    const int32_t kv_heads = problems[p].kv.k.heads;
+    const int32_t count = blocks_of_kv_head(masks[p], kv_heads);
+    for (int32_t g = 0; g < kv_heads; ++g) {
+      const size_t begin = num_items;
+      for (int32_t first = 0; first < count; first += size) {
+        ItemRange range = {static_cast<int32_t>(p), g, first, std::min(size, count - first), 0};
+        for (int32_t n = first; n < first + range.count; ++n) {
+          const HeadAndBlock at = head_and_block(problems[p], masks[p], g, n);
+          range.blocks += computed_blocks(masks[p], at.h, at.i);
+        }
+        list[num_items++] = range;
+      }
+      std::sort(list.begin() + static_cast<std::ptrdiff_t>(begin),
+                list.begin() + static_cast<std::ptrdiff_t>(num_items),
+                [](const ItemRange& a, const ItemRange& b) {
+                  return a.blocks != b.blocks ? a.blocks > b.blocks : a.first < b.first;
+                });
+    }
+  }
+  return list.first(num_items);
+}
+
+QueryBlock query_block(const AttentionProblem& problem, const BlockMask& mask, HeadAndBlock at) {
+  const auto [h, i] = at;
   const int64_t start = q_start(problem);
   const int64_t block_begin = int64_t{kBlock} * (mask.first_q_block + i);
   const int64_t begin = std::max(block_begin, start) - start;
   const int64_t end = std::min(block_begin + kBlock - start, problem.q.tokens);
-  const int32_t g = kv_head(problem, h);
-  AttendItem item = {};
-  item.q = rows_of(problem.q, h, begin);
-  item.k = rows_of(problem.kv.k, g, 0);
-  item.v = rows_of(problem.kv.v, g, 0);
+  QueryBlock block = {};
+  block.q = rows_of(problem.q, h, begin);
   const HeadView& out = problem.out;
-  item.out = static_cast<char*>(out.data) +
-             (begin * out.token_stride + h * out.head_stride) * dtype_bytes(out.dtype);
-  item.out_dtype = out.dtype;
-  item.out_stride = out.token_stride;
-  item.lse = problem.lse == nullptr ? nullptr : problem.lse + h * problem.q.tokens + begin;
-  item.bits = mask.bits == nullptr ? nullptr : mask.row(h, i);
-  item.causal_blocks = mask.causal_blocks(i);
-  item.rows = static_cast<int32_t>(end - begin);
-  item.first_position = start + begin;
+  block.out = static_cast<char*>(out.data) +
+              (begin * out.token_stride + h * out.head_stride) * dtype_bytes(out.dtype);
+  block.out_stride = out.token_stride;
+  block.lse = problem.lse == nullptr ? nullptr : problem.lse + h * problem.q.tokens + begin;
+  block.bits = mask.bits == nullptr ? nullptr : mask.row(h, i);
+  block.causal_blocks = mask.causal_blocks(i);
+  block.rows = static_cast<int32_t>(end - begin);
+  block.first_position = start + begin;
+  return block;
+}
+
+AttendItem attend_item(const AttentionProblem& problem, const BlockMask& mask,
+                       const ItemRange& range) {
+  AttendItem item = {};
+  item.k = rows_of(problem.kv.k, range.g, 0);
+  item.v = rows_of(problem.kv.v, range.g, 0);
+  item.out_dtype = problem.out.dtype;
   item.kv_len = kv_len(problem);
   item.head_dim = problem.kv.k.head_dim;
   item.v_head_dim = problem.kv.v.head_dim;
-  item.scale_log2 = softmax_scale_of(problem) * kLog2E;
+  item.scale_log2 = std::min(softmax_scale_of(problem) * kLog2E, std::numeric_limits<float>::max());
+  item.num_query_blocks = range.count;
+  for (int32_t n = 0; n < range.count; ++n) {
+    item.query_blocks[n] =
+        query_block(problem, mask, head_and_block(problem, mask, range.g, range.first + n));
+  }
   return item;
 }
 
@@ -130,7 +176,7 @@ class CpuBackend final : public Backend {
                        int threads) const override {
     const size_t team = static_cast<size_t>(thread_count(threads));
     const size_t attend =
-        align_scratch(sizeof(QueryBlock) * static_cast<size_t>(count_query_blocks(problems))) +
+        align_scratch(sizeof(ItemRange) * static_cast<size_t>(count_query_blocks(problems))) +
         team * align_scratch(attend_scratch_bytes(kernels_, problems));
     const size_t plan = team * align_scratch(plan_scratch_bytes(kernels_, problems, policies));
     return std::max(attend, plan) + kScratchAlign;
@@ -147,16 +193,16 @@ class CpuBackend final : public Backend {
               const Context& context) const override {
     const std::span<std::byte> memory = aligned_part(scratch);
     const size_t blocks = static_cast<size_t>(count_query_blocks(problems));
-    const std::span<QueryBlock> list(reinterpret_cast<QueryBlock*>(memory.data()), blocks);
-    list_query_blocks(masks, list);
     const PerThread parts =
-        split_scratch(memory.subspan(align_scratch(sizeof(QueryBlock) * blocks)),
+        split_scratch(memory.subspan(align_scratch(sizeof(ItemRange) * blocks)),
                       attend_scratch_bytes(kernels_, problems), thread_count(context.threads));
-    for_each_item(parts.threads, static_cast<int64_t>(list.size()), [&](int thread, int64_t n) {
-      const QueryBlock& block = list[static_cast<size_t>(n)];
-      const AttentionProblem& problem = problems[static_cast<size_t>(block.problem)];
+    const std::span<ItemRange> items = list_items(
+        problems, masks, {reinterpret_cast<ItemRange*>(memory.data()), blocks}, parts.threads);
+    for_each_item(parts.threads, static_cast<int64_t>(items.size()), [&](int thread, int64_t n) {
+      const ItemRange& range = items[static_cast<size_t>(n)];
+      const AttentionProblem& problem = problems[static_cast<size_t>(range.problem)];
       const AttendItem item =
-          attend_item(problem, masks[static_cast<size_t>(block.problem)], block.h, block.i);
+          attend_item(problem, masks[static_cast<size_t>(range.problem)], range);
       const auto kernel = uses_bf16(kernels_, problem) ? kernels_.attend_bf16 : kernels_.attend_f32;
       kernel(item, parts.of(thread).data());
     });

@@ -46,6 +46,7 @@ int32_t combine_mass(const AttentionProblem& problem, std::span<BlockMass> block
                      std::span<float> row_mass, int64_t row_stride, std::span<double> slash) {
   const ProbeRows probes = probe_rows(problem);
   const int64_t first_bucket = first_slash_bucket(problem);
+  const double scale = softmax_scale_of(problem);
   int32_t rows = 0;
   for (int32_t r = 0; r < probes.count; ++r) {
     const int64_t position = probes.first_position + r;
@@ -57,7 +58,7 @@ int32_t combine_mass(const AttentionProblem& problem, std::span<BlockMass> block
     double total = 0.0;
     for (size_t j = 0; j < seen; ++j) {
       BlockMass& block = blocks[j];
-      const float factor = std::exp2(block.max[r] - top);
+      const auto factor = static_cast<float>(std::exp((double{block.max[r]} - top) * scale));
       block.near[r] *= factor;
       block.far[r] *= factor;
       total += static_cast<double>(block.near[r]) + block.far[r];

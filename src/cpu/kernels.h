@@ -21,13 +21,10 @@ struct TokenRows {
   int64_t stride;
 };
 
-// One unit of attend()'s work: one query block of one head against the key blocks of its mask row.
-struct AttendItem {
+// One query block of one head, and its row of the mask.
+struct QueryBlock {
   TokenRows q;  // [rows, head_dim], row 0 = first query of the block
-  TokenRows k;  // [kv_len, head_dim]
-  TokenRows v;  // [kv_len, v_head_dim]
   void* out;    // [rows, v_head_dim]
-  DType out_dtype;
   int64_t out_stride;
   float* lse;             // [rows] or null
   const uint64_t* bits;   // mask row; null = every causal block
@@ -35,10 +32,23 @@ struct AttendItem {
   int32_t rows;           // 1 .. 128
   int64_t
       first_position;  // absolute position of row 0; row r sees the keys n <= first_position + r
+};
+
+inline constexpr int kMaxQueryBlocks = 4;  // 16 K of queries and 32 K of sums each, at 128 channels
+
+// One unit of attend()'s work: query blocks that read the same keys, of several heads or of one,
+// each against the key blocks of its own mask row. A query block's result does not depend on the
+// others.
+struct AttendItem {
+  TokenRows k;  // [kv_len, head_dim]
+  TokenRows v;  // [kv_len, v_head_dim]
+  DType out_dtype;
   int64_t kv_len;
   int32_t head_dim;
   int32_t v_head_dim;
   float scale_log2;  // softmax_scale * log2(e)
+  int32_t num_query_blocks;
+  QueryBlock query_blocks[kMaxQueryBlocks];
 };
 
 // The probe rows of one head against its visible keys, for plan().
@@ -53,11 +63,12 @@ struct ScoreItem {
   float scale_log2;  // softmax_scale * log2(e); unused by kOfficial, which has its own
 };
 
-// What one key block gives one probe row under kCoverage, in units of 2^max: the sum of exp(scores)
-// of the keys at an offset in their block not beyond the row's own (distance bucket I - j), and of
-// the others (bucket I - j - 1). A row that sees none of the keys has both sums 0.
+// What one key block gives one probe row under kCoverage: the largest score and, relative to it,
+// the sum of exp(softmax_scale * score) of the keys at an offset in their block not beyond the
+// row's own (distance bucket I - j), and of the others (bucket I - j - 1). A row that sees none of
+// the keys has both sums 0.
 struct BlockMass {
-  float max[kBlockTokens];  // [rows], log2 units
+  float max[kBlockTokens];  // [rows], not yet scaled
   float near[kBlockTokens];
   float far[kBlockTokens];
 };

@@ -16,7 +16,8 @@ void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, boo
 
 namespace {
 
-constexpr float kMasked = -3.0e38f;  // as in attend.cc
+constexpr float kMasked = -3.0e38f;  // score of a key that a row must not see; finite, so that no
+                                     // NaN comes from inf - inf
 constexpr int kExpDegree = 5;  // scores decide what is kept: full fp32 precision on every path
 
 // kOfficial keeps the probabilities of a block as [128 keys, kSkewStride], kSkewPad zeros on both
@@ -92,18 +93,16 @@ void add_up_strip(const float* s, int keys, float c, bool edge, const float* lim
       }
       top = max(top, score);
     }
-    const Vec offset = top * broadcast(c);
     Vec near = broadcast(0.0f), far = broadcast(0.0f);
     for (int n = 0; n < keys; ++n) {
       const Vec key = broadcast(static_cast<float>(n));
-      Vec p = exp2_of_nonpositive<kExpDegree>(
-          fma(load_f32(lanes + n * kStride), broadcast(c), -offset));
+      Vec p = exp2_of_nonpositive<kExpDegree>((load_f32(lanes + n * kStride) - top) * broadcast(c));
       if (edge) p = select(less(key, seen), p, broadcast(0.0f));
       const Mask is_near = less(key, own);
       near = near + select(is_near, p, broadcast(0.0f));
       far = far + select(is_near, broadcast(0.0f), p);
     }
-    store_f32(mass->max + first + x * kLanes, offset);
+    store_f32(mass->max + first + x * kLanes, top);
     store_f32(mass->near + first + x * kLanes, near);
     store_f32(mass->far + first + x * kLanes, far);
   }
@@ -234,12 +233,11 @@ void add_to_row_sums(const ScoreItem& item, int keys, const OfficialScratch& scr
     const Vec before = load_f32(scratch.max + r);
     Vec now = before;
     for (int n = 0; n < keys; ++n) now = max(now, load_f32(s + n * kSkewStride));
-    const Vec offset = now * broadcast(kLog2E);
     Vec sum = load_f32(scratch.sum + r) *
-              exp2_of_nonpositive<kExpDegree>(before * broadcast(kLog2E) - offset);
+              exp2_of_nonpositive<kExpDegree>((before - now) * broadcast(kLog2E));
     for (int n = 0; n < keys; ++n) {
-      sum = sum + exp2_of_nonpositive<kExpDegree>(
-                      fma(load_f32(s + n * kSkewStride), broadcast(kLog2E), -offset));
+      sum = sum + exp2_of_nonpositive<kExpDegree>((load_f32(s + n * kSkewStride) - now) *
+                                                  broadcast(kLog2E));
     }
     store_f32(scratch.max + r, now);
     store_f32(scratch.sum + r, sum);
@@ -251,12 +249,12 @@ void normalise(const ScoreItem& item, int keys, const OfficialScratch& scratch, 
                int64_t k_blocks) {
   for (int r = 0; r < item.rows; r += kLanes) {
     float* const s = scratch.s + kSkewPad + r;
-    const Vec offset = load_f32(scratch.max + r) * broadcast(kLog2E);
+    const Vec max = load_f32(scratch.max + r);
     const Vec inverse = load_f32(scratch.sum + r);
     Vec total = broadcast(0.0f);
     for (int n = 0; n < keys; ++n) {
       const Vec p = inverse * exp2_of_nonpositive<kExpDegree>(
-                                  fma(load_f32(s + n * kSkewStride), broadcast(kLog2E), -offset));
+                                  (load_f32(s + n * kSkewStride) - max) * broadcast(kLog2E));
       total = total + p;
       store_f32(s + n * kSkewStride, p);
     }

@@ -152,6 +152,14 @@ TEST(CApi, OwnMaskWithoutBitsIsDense) {
   EXPECT_EQ(own.small.out, dense.small.out);
 }
 
+TEST(CApi, ShareOfAMaskWithoutBitsNeedsNoCounting) {
+  FlexprefillMask mask = flexprefill_default_mask();
+  mask.heads = mask.q_blocks = mask.k_blocks = INT32_MAX;  // 2^93 blocks
+  double share = 0.0;
+  ASSERT_EQ(flexprefill_computed_share(&mask, &share), FLEXPREFILL_OK);
+  EXPECT_EQ(share, 1.0);
+}
+
 TEST(CApi, PrefillNeedNotReturnThePlan) {
   CCall call;
   EXPECT_EQ(flexprefill_prefill(&call.problem, 1, &call.policy, 1, nullptr, &call.context, nullptr),

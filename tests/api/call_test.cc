@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -47,6 +48,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadPolicy{"GammaZero", FlexPrefill{.gamma = 0.0f}, "FlexPrefill.gamma = 0"},
         BadPolicy{"GammaNegative", FlexPrefill{.gamma = -0.5f}, "FlexPrefill.gamma = -0.5"},
         BadPolicy{"GammaAboveOne", FlexPrefill{.gamma = 1.5f}, "FlexPrefill.gamma = 1.5"},
+        BadPolicy{"GammaBarelyAboveOne", FlexPrefill{.gamma = std::nextafter(1.0f, 2.0f)},
+                  "FlexPrefill.gamma = 1.0000001, expected (0, 1]"},
         BadPolicy{"GammaNan", FlexPrefill{.gamma = kNan}, "expected (0, 1]"},
         BadPolicy{"TauNegative", FlexPrefill{.tau = -0.1f}, "FlexPrefill.tau = -0.1"},
         BadPolicy{"TauAboveOne", FlexPrefill{.tau = 1.1f}, "FlexPrefill.tau = 1.1"},
@@ -124,6 +127,20 @@ TEST(Workspace, OfAnyPolicyServesTheCallersOwnMask) {
   OwnContext own(small.problem, Dense{});
   EXPECT_EQ(error_of([&] { attend(small.problem, block_grid(small.problem), {}, own.context); }),
             "no error");
+}
+
+// A plan's second mask lies where the scratch of a call for one problem begins.
+TEST(Workspace, AttendingAPlanPieceByPieceNeedsAnotherOne) {
+  SmallProblem first, second;
+  const std::vector<AttentionProblem> batch = {first.problem, second.problem};
+  OwnContext own(workspace_bytes(batch, Policy(Dense{})));
+  const Plan both = plan(batch, Policy(Dense{}), own.context);
+  EXPECT_THAT(error_of([&] { attend(batch[1], both.masks[1], {}, own.context); }),
+              HasSubstr("masks[0].bits = inside the scratch of Context.workspace"));
+  OwnContext other(second.problem, Dense{});
+  attend(batch[1], both.masks[1], {}, other.context);
+  attend(batch, both, {}, own.context);
+  EXPECT_EQ(first.out, second.out);
 }
 
 TEST(ContextRules, ThreadsOutsideTheRange) {

@@ -52,6 +52,14 @@ std::vector<BadProblem> bad_for_every_call() {
        "problems[0].q.token_stride = -1"},
       {"HeadStrideHuge", [](P& p) { p.kv.v.head_stride = std::numeric_limits<int64_t>::max(); },
        "problems[0].kv.v.head_stride = 9223372036854775807"},
+      {"ExtentHuge", [](P& p) { p.q.token_stride = int64_t{1} << 46; },
+       "problems[0].q.token_stride, head_stride = 70368744177664, 16, expected a view of at most"},
+      {"ExtentOverflows",
+       [](P& p) {
+         p.q.tokens = p.kv.k.tokens = p.kv.v.tokens = int64_t{1} << 30;
+         p.kv.k.token_stride = int64_t{1} << 34;  // 2^64 elements
+       },
+       "problems[0].kv.k.token_stride, head_stride = 17179869184, 16, expected a view of at most"},
       {"KOnOtherDevice",
        [](P& p) {
          p.kv.k.device = {DeviceType::kCuda, 1};
@@ -160,7 +168,7 @@ INSTANTIATE_TEST_SUITE_P(Problem, BadForEveryCall, testing::ValuesIn(bad_for_eve
 
 class BadForAttend : public testing::TestWithParam<BadProblem> {};
 
-TEST_P(BadForAttend, IsRefusedByNameAndFineForPlan) {
+TEST_P(BadForAttend, IsRefusedByName) {
   SmallProblem good;
   OwnContext own(good.problem, Dense{});
   AttentionProblem bad = good.problem;
@@ -174,6 +182,56 @@ TEST_P(BadForAttend, IsRefusedByNameAndFineForPlan) {
 
 INSTANTIATE_TEST_SUITE_P(Problem, BadForAttend, testing::ValuesIn(bad_for_attend()),
                          [](const auto& info) { return std::string(info.param.name); });
+
+// Strides of 0 make a tensor of any length from one row. 2^65 bytes of mask bits once wrapped round
+// to a workspace that fits a disk.
+TEST(Problem, MaskOfMoreThanTheAddressSpaceIsRefused) {
+  SmallProblem small;
+  AttentionProblem& p = small.problem;
+  for (HeadView* view : {&p.q, &p.kv.k, &p.kv.v}) {
+    view->tokens = int64_t{1} << 36;
+    view->token_stride = view->head_stride = 0;
+    view->heads = 1024;
+  }
+  EXPECT_THAT(error_of([&] { (void)workspace_bytes(p, Dense{}); }),
+              HasSubstr("problems = too large, expected a workspace below 2^63 bytes"));
+  OwnContext own(4096);
+  EXPECT_THAT(error_of([&] { (void)plan(p, Dense{}, own.context); }), HasSubstr("too large"));
+}
+
+// 131,072 tokens and 32 heads: all scores would be 2 TB, the probe rows of all heads 2 GB, those of
+// one head 64 MB. Only bits and reports may grow with the heads.
+TEST(Workspace, HoldsOneHeadOfAThreadAtATime) {
+  constexpr size_t kMiB = size_t{1} << 20;
+  SmallProblem small;
+  AttentionProblem& p = small.problem;
+  const auto scratch = [&](const Backend* backend, const Policy& policy, int32_t heads,
+                           int threads) {
+    for (HeadView* view : {&p.q, &p.kv.k, &p.kv.v, &p.out}) {
+      view->tokens = 131072;
+      view->token_stride = view->head_stride = 0;
+      view->heads = heads;
+      view->head_dim = 128;
+    }
+    Context context;
+    context.backend = backend;
+    context.threads = threads;
+    const BlockMask grid = block_grid(p);
+    return workspace_bytes(p, policy, context) - sizeof(uint64_t) * grid.num_words() -
+           sizeof(HeadReport) * heads;
+  };
+  for (const Backend* backend : backends()) {
+    // ref converts the keys of the head to fp32, 64 MiB; cpu reads them in place.
+    const size_t limit = (backend->name() == "ref" ? 160 : 8) * kMiB;
+    for (const Policy& policy :
+         {Policy(Dense{}), Policy(FlexPrefill{}), Policy(FlexPrefill{.rule = Rule::kOfficial})}) {
+      EXPECT_LT(scratch(backend, policy, 32, 1), limit) << backend->name();
+      EXPECT_LT(scratch(backend, policy, 32, 4), 4 * limit) << backend->name();
+      // The work list of attend() has 16 bytes for each of 1024 block rows.
+      EXPECT_LE(scratch(backend, policy, 64, 1), scratch(backend, policy, 32, 1) + kMiB);
+    }
+  }
+}
 
 TEST(Problem, PlanNeedsNoOutput) {
   SmallProblem small;

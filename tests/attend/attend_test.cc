@@ -8,6 +8,7 @@
 #include <functional>
 #include <iostream>
 #include <limits>
+#include <tuple>
 
 #include "tests/support/run.h"
 
@@ -55,6 +56,37 @@ TEST(Attend, MatchesReferenceInEveryCase) {
     const auto cases = attend_cases();
     for (const Case& c : cases) expect_matches_reference(*backend, c);
     std::cout << backend->name() << ": " << cases.size() << " cases\n";
+  }
+}
+
+// At a tiny scale all visible keys weigh the same, and hidden keys nothing; at a huge one the best
+// key has all the weight.
+TEST(Attend, TinyAndHugeScalesKeepCausalityAndSum) {
+  for (const Backend* backend : tested_backends()) {
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      for (const auto& [q_len, kv_len, q_start] :
+           {std::tuple(128, 255, 1), std::tuple(2, 1, -1), std::tuple(200, 255, 55)}) {
+        for (const float scale : {1e-38f, 1e-30f, 1e10f, 1e30f}) {
+          Case c = {.q_len = q_len, .kv_len = kv_len, .q_start = q_start, .k_dim = 64};
+          c.q_dtype = c.kv_dtype = c.out_dtype = dtype;
+          c.softmax_scale = scale;
+          SCOPED_TRACE(std::string(backend->name()) + " " + c.name());
+          const Instance x(c);
+          if (const std::string why = why_not(*backend, x); !why.empty()) {
+            skip(*backend, c.name(), why);
+            continue;
+          }
+          run(*backend, x);
+          const Case seen = multiplies_in_bf16(*backend) ? as_multiplied_in_bf16(c) : c;
+          const Instance y(seen);
+          const Expected expected = expected_attention(y.problem, y.mask);
+          EXPECT_TRUE(all_close(x.out.values(), expected.out, tolerance(seen.coarsest(), kv_len)));
+          Tolerance lse = lse_tolerance(kv_len);
+          lse.relative = 64 * 0x1p-24;  // a logit is a sum of 64 rounded products
+          EXPECT_TRUE(all_close(x.lse, expected.lse, lse));
+        }
+      }
+    }
   }
 }
 

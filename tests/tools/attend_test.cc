@@ -61,6 +61,10 @@ class AttendTest : public ::testing::Test {
     q_ = random_tensor({q_len, kHeads, kHeadDim}, type, 1);
     k_ = random_tensor({kTokens, kKvHeads, kHeadDim}, type, 2);
     v_ = random_tensor({kTokens, kKvHeads, kValueDim}, type, 3);
+    write_input(type);
+  }
+
+  void write_input(TensorType type) {
     runtime::write_safetensors(
         input_, std::vector<runtime::TensorToWrite>{{"q", type, q_.shape, q_.bytes.data()},
                                                     {"k", type, k_.shape, k_.bytes.data()},
@@ -259,6 +263,24 @@ TEST_F(AttendTest, CheckOfGammaOneIsOne) {
   }
 }
 
+// A row that is NaN has kept nothing that could be told.
+TEST_F(AttendTest, CheckOfNanIsNan) {
+  make_input();
+  constexpr int64_t kRow = 700;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(&q_.bytes[static_cast<size_t>(kRow * kHeads * kHeadDim) * sizeof(nan)], &nan,
+              sizeof(nan));
+  write_input(TensorType::kF32);
+  const ToolResult result =
+      attend({"--gamma", "0.5", "--min-budget", "0", "--check", "--json", "-"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json heads = json::parse(result.out)["heads"];
+  EXPECT_TRUE(heads[0]["kept_mass_mean"].is_null());
+  EXPECT_TRUE(heads[0]["kept_mass_min"].is_null());
+  EXPECT_EQ(heads[0]["kept_mass_min_row"], kRow);
+  EXPECT_TRUE(heads[1]["kept_mass_mean"].is_number());
+}
+
 TEST_F(AttendTest, JsonOnStdoutIsAlone) {
   make_input();
   const ToolResult result = attend({"--min-budget", "0", "--backend", kBest, "--json", "-"});
@@ -311,6 +333,40 @@ TEST_F(AttendTest, UnwritableOutputsFailBeforeTheWorkAndLeaveNothing) {
   result = attend({"--json", folder_ / ""});
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_THAT(result.err, HasSubstr("folder"));
+}
+
+TEST_F(AttendTest, ReportAndTensorsNeedTwoFiles) {
+  make_input();
+  const ToolResult result = attend({"--json", output_});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("--json " + output_ + " is the file of --output"));
+  EXPECT_THAT(folder_.names(), ElementsAre("in.safetensors"));
+}
+
+TEST_F(AttendTest, FileSizeLimitIsAnErrorThatLeavesNothing) {
+  make_input();
+  const ToolResult result = run_shell("ulimit -f 8; \"$TOOL\" attend --policy dense --input " +
+                                      input_ + " --output " + output_);
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.err, HasSubstr("out.safetensors: cannot write"));
+  EXPECT_THAT(folder_.names(), ElementsAre("in.safetensors"));
+}
+
+// Whenever the signal comes, the output is whole or absent. The loop sends it as soon as it sees
+// the file that is being written. (SIGINT is ignored in background jobs.)
+TEST_F(AttendTest, SignalLeavesNothingHalfWritten) {
+  constexpr int64_t kMany = 60'000;  // of the queries: about 60 MB to write
+  q_ = random_tensor({kMany, 1, 1}, TensorType::kF32, 1);
+  k_ = random_tensor({1, 1, 1}, TensorType::kF32, 2);
+  v_ = random_tensor({1, 1, 256}, TensorType::kF32, 3);
+  write_input(TensorType::kF32);
+  const ToolResult result =
+      run_shell("\"$TOOL\" attend --policy dense --q-start 0 --input " + input_ + " --output " +
+                output_ + " & while kill -0 $! 2> /dev/null; do compgen -G '" + output_ +
+                ".partial.*' > /dev/null && kill -TERM $!; done; wait $!; exit 0");
+  EXPECT_EQ(result.exit_code, 0);
+  for (const std::string& name : folder_.names())
+    EXPECT_TRUE(name == "in.safetensors" || name == "out.safetensors") << name;
 }
 
 TEST_F(AttendTest, DevicesAreNoOutput) {

@@ -91,6 +91,16 @@ TEST(Usage, ValuesOutsideTheirRangeNameOptionAndRule) {
   expect_usage_error(kRun, {"--top-p", "0"}, "--top-p");
 }
 
+// An unset variable of a script must not turn into a 0.
+TEST(Usage, EmptyValuesAreRefused) {
+  for (const std::vector<std::string>& command : {kRun, kAttend})
+    for (const char* option : {"--tau", "--min-budget", "--json", "--threads", "--backend"})
+      expect_usage_error(command, {option, ""}, option);
+  expect_usage_error(kAttend, {"--q-start", ""}, "--q-start has an empty value");
+  expect_usage_error(kRun, {"--stop", ""}, "--stop has an empty value");
+  expect_usage_error(kRun, {"--seed", ""}, "--seed has an empty value");
+}
+
 TEST(Usage, OptionsOfAnotherPolicyAreRefused) {
   expect_usage_error(kRun, {"--policy", "dense", "--gamma", "0.5"},
                      "--gamma belongs to --policy flex");
@@ -118,6 +128,7 @@ TEST(Usage, MissingModelFolderIsAnErrorThatNamesIt) {
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_EQ(result.out, "");
   EXPECT_THAT(result.err, HasSubstr("/nowhere"));
+  EXPECT_THAT(result.err, HasSubstr("expected the folder of a Hugging Face model"));
 }
 
 TEST(Usage, MissingPromptFileIsAnErrorThatNamesIt) {
