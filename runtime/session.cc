@@ -14,6 +14,14 @@
 namespace flexprefill::runtime {
 namespace {
 
+// Every chunk is planned from its own last 128 queries. Small chunks find sparser masks but plan
+// more often, and the probe rows alone cost 64 / chunk of dense attention; in large chunks most
+// rows are far from the queries that chose their blocks, and activations grow with the chunk.
+// needle-14m, 32,768 tokens, gamma .9, two Zen 4 cores (docs/runtime.md):
+//   chunk        512   1024   2048   4096   8192  16384  32768
+//   prefill, s  7.70   5.84   5.13   4.79   5.06   5.35   5.86
+//   plan, s     3.27   1.63   0.86   0.48   0.30   0.19   0.14
+//   computed    12.5   13.2   13.7   14.3   16.4   18.9   21.8 %
 constexpr int64_t kDefaultChunk = 4096;
 
 int64_t rows_of(const Policy& policy, const PrefillOptions& options, int64_t tokens_before,
