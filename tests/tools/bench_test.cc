@@ -58,7 +58,8 @@ TEST(BenchPeak, ListsEveryLimit) {
     EXPECT_LE(limit["min"], limit["median"]);
     EXPECT_LE(limit["median"], limit["max"]);
   }
-  for (const char* word : {"multiply-add fp32", "read, memory", "copy, memory", "cache"})
+  for (const char* word :
+       {"multiply-add fp32", "read, memory", "copy, memory", "cache", "oneDNN product"})
     EXPECT_THAT(limits, HasSubstr(word));
 }
 
