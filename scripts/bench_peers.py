@@ -85,8 +85,8 @@ def milliseconds(samples):
 def measure(case, tool, threads, rounds):
     """Seconds of PyTorch, and per row of ours (seconds, the last row itself)."""
     sparse = case.q_len == SPARSE_LEN
-    calls = [[]] if not sparse else [["--density", 0.1], ["--no-dense", "--policy", "flex", "--min-budget", 256, "--data",
-                                                           "structured"]]
+    flex = ["--no-dense", "--policy", "flex", "--min-budget", 256, "--data", "structured"]
+    calls = [["--density", 0.1], flex] if sparse else [[]]
     peer, theirs, rows = Torch(case), [], {}
     for _ in range(rounds):
         for options in calls:

@@ -176,6 +176,7 @@ CaseResult measure_attention(const Inputs& inputs, const AttentionWork& work, co
       entries.push_back(std::make_unique<PolicyEntry>(inputs, name, policy, context));
 
   std::vector<Work> works;
+  works.reserve(entries.size());
   for (const std::unique_ptr<Entry>& entry : entries)
     works.emplace_back([&entry] { return entry->run(); });
   std::optional<Peak> peak;

@@ -48,9 +48,8 @@ void bench_peak(const PeakArguments& arguments) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       if (dtype == DType::kBF16 && kernels->bf16 == nullptr) continue;
       const Peak peak = *Peak::of(backend, dtype, threads);
-      std::vector<double> rates;
-      for (int n = 0; n < 3 * repeats; ++n) rates.push_back(peak.sample());
-      add("multiply-add " + peak.name(), threads, summarize(std::move(rates)), "GFLOP/s");
+      add("multiply-add " + peak.name(), threads,
+          take_samples(3 * repeats, [&] { return peak.sample(); }), "GFLOP/s");
     }
     const runtime::Linear square = square_product(kProductSize);
     const runtime::Linear* const product = &square;

@@ -30,7 +30,7 @@ constexpr float kQueryValue = 6.0f;
 
 // Channels 0 .. 12 of q and k carry cos and sin of the position at six wavelengths, so that q . k
 // falls with the distance; channel 12 is large in a few keys only, which alone hold most of the
-// mass of 16K keys: 13 exp(12) beside 16384 exp(1/2).
+// mass of 16K keys: 7 exp(12) beside 16384 exp(1/2).
 void add_structure(std::span<float> row, int64_t position, int32_t h, bool is_key) {
   if (row.size() < 2 * kPositionPairs + 1) return;
   const float strength = 1.0f + static_cast<float>(h % 4);
@@ -40,7 +40,7 @@ void add_structure(std::span<float> row, int64_t position, int32_t h, bool is_ke
     row[2 * pair] = strength * static_cast<float>(std::cos(angle));
     row[2 * pair + 1] = strength * static_cast<float>(std::sin(angle));
   }
-  const bool liked = position < 4 || position % 1777 == 5;
+  const bool liked = position < 4 || position % 4099 == 5;
   const float key = kLikedScore * std::sqrt(static_cast<float>(row.size())) / kQueryValue;
   row[2 * kPositionPairs] = is_key ? (liked ? key : 0.0f) : kQueryValue;
 }

@@ -33,6 +33,7 @@ double product_flops(const ModelWeights& weights, double tokens) {
 PrefillTimes times_of(const std::string& policy, const std::vector<PrefillResult>& results) {
   const auto samples = [&](auto part) {
     std::vector<double> values;
+    values.reserve(results.size());
     for (const PrefillResult& result : results) values.push_back(part(result));
     return summarize(std::move(values));
   };

@@ -47,9 +47,7 @@ Section peak_section(SuiteRun& run) {
     if (dtype == DType::kBF16 && kernels->bf16 == nullptr) continue;
     add_limit("multiply-add " + Peak::of(backend, dtype, 1)->name(), [&](int threads) {
       const Peak peak = *Peak::of(backend, dtype, threads);
-      std::vector<double> rates;
-      for (int n = 0; n < 25; ++n) rates.push_back(peak.sample());
-      return summarize(std::move(rates));
+      return take_samples(/*count=*/25, [&] { return peak.sample(); });
     });
   }
   const int64_t size = run.length(2048);
