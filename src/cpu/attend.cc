@@ -92,25 +92,29 @@ bool soft_max(const float* s, int keys, float c, float* m, float* l, float* alph
     }
   }
   bool moved = false;
+  Vec offset[kVecs], sum_even[kVecs], sum_odd[kVecs];
   FLEXPREFILL_UNROLL
   for (int x = 0; x < kVecs; ++x) {
     const Vec before = load_f32(m + x * kLanes);
     const Vec now = max(even[x], odd[x]);
-    const Vec offset = now * broadcast(c);
-    const Vec factor = exp2_of_nonpositive<Product::kExpDegree>(before * broadcast(c) - offset);
+    offset[x] = now * broadcast(c);
+    const Vec factor = exp2_of_nonpositive<Product::kExpDegree>(before * broadcast(c) - offset[x]);
     moved = moved || any(less(before, now));
     store_f32(m + x * kLanes, now);
     store_f32(alpha + x * kLanes, factor);
-    Vec sum_even = load_f32(l + x * kLanes) * factor;
-    Vec sum_odd = broadcast(0.0f);
-    for (int n = 0; n < keys; n += 2) {
+    sum_even[x] = load_f32(l + x * kLanes) * factor;
+    sum_odd[x] = broadcast(0.0f);
+  }
+  for (int n = 0; n < keys; n += 2) {
+    FLEXPREFILL_UNROLL
+    for (int x = 0; x < kVecs; ++x) {
       const float* const at = s + n * kStride + x * kLanes;
       const Vec p_even =
-          exp2_of_nonpositive<Product::kExpDegree>(fma(load_f32(at), broadcast(c), -offset));
+          exp2_of_nonpositive<Product::kExpDegree>(fma(load_f32(at), broadcast(c), -offset[x]));
       const Vec p_odd = exp2_of_nonpositive<Product::kExpDegree>(
-          fma(load_f32(at + kStride), broadcast(c), -offset));
-      sum_even = sum_even + p_even;
-      sum_odd = sum_odd + p_odd;
+          fma(load_f32(at + kStride), broadcast(c), -offset[x]));
+      sum_even[x] = sum_even[x] + p_even;
+      sum_odd[x] = sum_odd[x] + p_odd;
       if constexpr (Product::kDepth == 1) {
         store_f32(p + n * kStride + x * kLanes, p_even);
         store_f32(p + (n + 1) * kStride + x * kLanes, p_odd);
@@ -120,8 +124,9 @@ bool soft_max(const float* s, int keys, float c, float* m, float* l, float* alph
 #endif
       }
     }
-    store_f32(l + x * kLanes, sum_even + sum_odd);
   }
+  FLEXPREFILL_UNROLL
+  for (int x = 0; x < kVecs; ++x) store_f32(l + x * kLanes, sum_even[x] + sum_odd[x]);
   return moved;
 }
 
@@ -135,8 +140,9 @@ int set_limits(const AttendItem& item, int64_t first_key, float* limit) {
   return static_cast<int>(limit[kTile - 1]);
 }
 
+// next_key: first key of the block that comes after this one, kv_len if none does.
 template <typename Product>
-void add_key_block(const AttendItem& item, int64_t first_key,
+void add_key_block(const AttendItem& item, int64_t first_key, int64_t next_key,
                    const AttendScratch<Product>& scratch) {
   // Only the diagonal block and the tail of the keys hide keys from some query.
   const bool edge = first_key + kTile > item.kv_len || first_key + kTile > item.first_position + 1;
@@ -145,90 +151,140 @@ void add_key_block(const AttendItem& item, int64_t first_key,
   const int v_bytes = item.v.dtype == DType::kF32 ? 4 : 2;
   const TokenRows k{row_of(item.k, first_key, k_bytes), item.k.dtype, item.k.stride};
   const TokenRows v{row_of(item.v, first_key, v_bytes), item.v.dtype, item.v.stride};
-  pack_rows<Product>(k, keys, round_up(keys, 2), item.head_dim, scratch.k, scratch.k_stride);
+  // Rows that are units already are read where they lie, as long as no row past the keys is read.
+  Left<typename Product::Unit> k_rows = rows_in_place<Product>(k, item.head_dim);
+  if (k_rows.data == nullptr || keys % 2 != 0) {
+    pack_rows<Product>(k, keys, round_up(keys, 2), item.head_dim, scratch.k, scratch.k_stride);
+    k_rows = {scratch.k, scratch.k_stride, 1};
+  }
   pack_token_units<Product>(v, keys, item.v_head_dim, scratch.v, scratch.v_stride);
   if (keys % 2 != 0 && Product::kDepth == 1) {
     std::memset(scratch.v + int64_t{keys} * scratch.v_stride, 0, sizeof(float) * scratch.v_stride);
   }
 
+  const int strips = (item.rows + kStrip - 1) / kStrip;
+  Ahead next_k(item.k, next_key, item.kv_len, item.head_dim, strips * kTile / kPanel);
+  Ahead next_v(item.v, next_key, item.kv_len, item.v_head_dim, strips * scratch.v_rows / kPanel);
   for (int first = 0; first < item.rows; first += kStrip) {
     with_vecs(strip_vecs(item.rows, first), [&]<int kVecs>() {
       constexpr int kWidth = kVecs * kLanes;
       const int strip_keys =
           edge ? round_up(static_cast<int>(scratch.limit[min_int(first + kWidth, kTile) - 1]), 2)
                : kTile;
-      multiply<Product, kVecs>({scratch.k, scratch.k_stride, 1},
-                               scratch.q + first * scratch.k_units, strip_keys, scratch.k_units,
-                               Sums::kFresh, nullptr, scratch.s, kWidth);
+      multiply<Product, kVecs, Sums::kFresh>(k_rows, scratch.q + first * scratch.k_units,
+                                             strip_keys, scratch.k_units, nullptr, scratch.s,
+                                             &next_k);
       if (edge) mask_scores<kVecs>(scratch.s, strip_keys, scratch.limit + first);
       const bool moved =
           soft_max<Product, kVecs>(scratch.s, strip_keys, item.scale_log2, scratch.m + first,
                                    scratch.l + first, scratch.alpha, scratch.p);
-      multiply<Product, kVecs>({scratch.v, 1, scratch.v_stride}, scratch.p, scratch.v_rows,
-                               strip_keys / Product::kDepth,
-                               moved ? Sums::kScaleAndAdd : Sums::kAdd, scratch.alpha,
-                               scratch.o + first * scratch.v_rows, kWidth);
+      const Left<typename Product::Unit> v_units{scratch.v, 1, scratch.v_stride};
+      float* const o = scratch.o + first * scratch.v_rows;
+      const int steps = strip_keys / Product::kDepth;
+      if (moved) {
+        multiply<Product, kVecs, Sums::kScaleAndAdd>(v_units, scratch.p, scratch.v_rows, steps,
+                                                     scratch.alpha, o, &next_v);
+      } else {
+        multiply<Product, kVecs, Sums::kAdd>(v_units, scratch.p, scratch.v_rows, steps, nullptr, o,
+                                             &next_v);
+      }
     });
   }
 }
 
+// out[r][c] = o[c][r] * inverse[r] for the kLanes queries of one vector; o is [v_head_dim, lanes].
 template <DType kType>
-void store_row(void* row, const float* values, int columns) {
-  char* const target = static_cast<char*>(row);
-  int c = 0;
-  for (; c + kLanes <= columns; c += kLanes) {
-    store_from_f32<kType>(target + c * kBytes<kType>, load_f32(values + c));
-  }
-  if (c < columns) {
-    store_from_f32<kType>(target + c * kBytes<kType>, load_f32(values + c), columns - c);
+void store_output(const AttendItem& item, const float* o, int lanes, Vec inverse, int first_row) {
+  const int rows = min_int(kLanes, item.rows - first_row);
+  for (int c = 0; c < item.v_head_dim; c += kLanes) {
+    const int columns = min_int(kLanes, item.v_head_dim - c);
+    Vec values[kLanes];
+    FLEXPREFILL_UNROLL
+    for (int n = 0; n < kLanes; ++n) {
+      values[n] = n < columns ? load_f32(o + (c + n) * lanes) * inverse : broadcast(0.0f);
+    }
+    transpose(values);
+    char* out =
+        static_cast<char*>(item.out) + (int64_t{first_row} * item.out_stride + c) * kBytes<kType>;
+    for (int r = 0; r < rows; ++r, out += item.out_stride * kBytes<kType>) {
+      if (columns == kLanes) {
+        store_from_f32<kType>(out, values[r]);
+      } else {
+        store_from_f32<kType>(out, values[r], columns);
+      }
+    }
   }
 }
 
 // out = O / l, lse = ln(l) + scaled m; a row that saw no key gives 0 and -inf.
 template <typename Product>
 void finish(const AttendItem& item, const AttendScratch<Product>& scratch) {
-  alignas(64) float row[256 + 16] = {};
-  for (int r = 0; r < item.rows; ++r) {
+  for (int r = 0; r < item.rows; r += kLanes) {
     const int first = r / kStrip * kStrip;
     const int lanes = strip_vecs(item.rows, first) * kLanes;
     const float* const o = scratch.o + first * scratch.v_rows + (r - first);
-    const float l = scratch.l[r];
-    const float inverse = l == 0.0f ? 0.0f : 1.0f / l;
-    for (int c = 0; c < item.v_head_dim; ++c) row[c] = o[c * lanes] * inverse;
-    char* const out = static_cast<char*>(item.out);
+    const Vec l = load_f32(scratch.l + r);
+    // A row that saw a key has l >= 1, for the key of its maximum; NaN stays NaN.
+    const Mask saw_none = less(l, broadcast(0.5f));
+    const Vec inverse = select(saw_none, broadcast(0.0f), broadcast(1.0f) / l);
     switch (item.out_dtype) {
-      case DType::kF32:
-        store_row<DType::kF32>(out + 4 * r * item.out_stride, row, item.v_head_dim);
-        break;
-      case DType::kF16:
-        store_row<DType::kF16>(out + 2 * r * item.out_stride, row, item.v_head_dim);
-        break;
-      default: store_row<DType::kBF16>(out + 2 * r * item.out_stride, row, item.v_head_dim); break;
-    }
-    if (item.lse != nullptr) {
-      constexpr double kLn2 = 0.6931471805599453;
-      const float scaled_max = scratch.m[r] * item.scale_log2;  // as soft_max rounded it
-      item.lse[r] =
-          l == 0.0f ? -__builtin_inff() : static_cast<float>(scaled_max * kLn2 + __builtin_log(l));
+      case DType::kF32: store_output<DType::kF32>(item, o, lanes, inverse, r); break;
+      case DType::kF16: store_output<DType::kF16>(item, o, lanes, inverse, r); break;
+      default: store_output<DType::kBF16>(item, o, lanes, inverse, r); break;
     }
   }
+  if (item.lse == nullptr) return;
+  for (int r = 0; r < item.rows; ++r) {
+    constexpr double kLn2 = 0.6931471805599453;
+    const float l = scratch.l[r];
+    const float scaled_max = scratch.m[r] * item.scale_log2;  // as soft_max rounded it
+    item.lse[r] =
+        l == 0.0f ? -__builtin_inff() : static_cast<float>(scaled_max * kLn2 + __builtin_log(l));
+  }
+}
+
+// Queries and output rows are read and written once each, a page apart: without this every row
+// waits for memory.
+void fetch_rows(const AttendItem& item) {
+  const int q_bytes = item.q.dtype == DType::kF32 ? 4 : 2;
+  const int out_bytes = item.out_dtype == DType::kF32 ? 4 : 2;
+  for (int r = 0; r < item.rows; ++r) {
+    const char* q = static_cast<const char*>(row_of(item.q, r, q_bytes));
+    for (int byte = 0; byte < item.head_dim * q_bytes; byte += 64) prefetch(q + byte);
+    const char* out = static_cast<const char*>(item.out) + r * item.out_stride * out_bytes;
+    for (int byte = 0; byte < item.v_head_dim * out_bytes; byte += 64) {
+      prefetch_to_write(out + byte);
+    }
+  }
+}
+
+// First key block of the row's mask at or after block j; causal_blocks or more: none.
+int32_t next_block(const AttendItem& item, int32_t j) {
+  if (item.bits == nullptr) return j;
+  while (j < item.causal_blocks) {
+    const uint64_t word = item.bits[j / 64] >> (j % 64);
+    if (word != 0) return j + __builtin_ctzll(word);
+    j = (j / 64 + 1) * 64;
+  }
+  return j;
 }
 
 template <typename Product>
 void attend_with(const AttendItem& item, void* memory) {
   const AttendScratch<Product> scratch(memory, item.head_dim, item.v_head_dim);
-  pack_rows<Product>(item.q, item.rows, item.rows, item.head_dim, scratch.k, scratch.k_stride);
+  fetch_rows(item);
+  pack_rows<Product>(item.q, item.rows, round_up(item.rows, kLanes), item.head_dim, scratch.k,
+                     scratch.k_stride);
   transpose_to_strips(scratch.k, scratch.k_stride, item.rows, scratch.k_units, scratch.q);
   std::memset(scratch.o, 0, sizeof(float) * kTile * scratch.v_rows);
   std::memset(scratch.l, 0, sizeof(float) * kTile);
   for (int r = 0; r < kTile; ++r) scratch.m[r] = kMasked;
 
-  for (int32_t base = 0; base < item.causal_blocks; base += 64) {
-    uint64_t word = item.bits == nullptr ? ~uint64_t{0} : item.bits[base / 64];
-    if (item.causal_blocks - base < 64) word &= (uint64_t{1} << (item.causal_blocks - base)) - 1;
-    for (; word != 0; word &= word - 1) {
-      add_key_block(item, int64_t{kTile} * (base + __builtin_ctzll(word)), scratch);
-    }
+  for (int32_t j = next_block(item, 0); j < item.causal_blocks;) {
+    const int32_t next = next_block(item, j + 1);
+    add_key_block(item, int64_t{kTile} * j, next < item.causal_blocks ? int64_t{kTile} * next : -1,
+                  scratch);
+    j = next;
   }
   finish(item, scratch);
 }

@@ -99,11 +99,12 @@ AttendItem attend_item(const AttentionProblem& problem, const BlockMask& mask, i
   return item;
 }
 
-// bf16 products serve bf16 inputs alone: they would cost f16 three bits of q and k, which peaky
-// heads feel, and fp32 more.
+// bf16 products serve 16-bit inputs: they cost f16 three bits of q, k and v (docs/kernels.md), at
+// twice the speed. One fp32 input says that bits matter, and everything is multiplied in fp32.
 bool uses_bf16(const Kernels& kernels, const AttentionProblem& problem) {
-  return kernels.attend_bf16 != nullptr && problem.q.dtype == DType::kBF16 &&
-         problem.kv.k.dtype == DType::kBF16 && problem.kv.v.dtype == DType::kBF16;
+  const auto is_16_bit = [](const HeadView& view) { return dtype_bytes(view.dtype) == 2; };
+  return kernels.attend_bf16 != nullptr && is_16_bit(problem.q) && is_16_bit(problem.kv.k) &&
+         is_16_bit(problem.kv.v);
 }
 
 class CpuBackend final : public Backend {

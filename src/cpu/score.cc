@@ -112,7 +112,8 @@ void add_up_strip(const float* s, int keys, float c, bool edge, const float* lim
 template <typename Product>
 void coverage_mass(const ScoreItem& item, BlockMass* mass, void* memory) {
   const ScoreScratch<Product> scratch(memory, item.head_dim);
-  pack_rows<Product>(item.q, item.rows, item.rows, item.head_dim, scratch.k, scratch.stride);
+  pack_rows<Product>(item.q, item.rows, round_up(item.rows, kLanes), item.head_dim, scratch.k,
+                     scratch.stride);
   transpose_to_strips(scratch.k, scratch.stride, item.rows, scratch.units, scratch.q);
   for (int r = 0; r < kTile; ++r) {
     scratch.split[r] = static_cast<float>(((item.first_position + r) & (kTile - 1)) + 1);
@@ -121,13 +122,16 @@ void coverage_mass(const ScoreItem& item, BlockMass* mass, void* memory) {
     const bool edge = set_limits(item, first_key, scratch.limit);
     const int keys = static_cast<int>(min_int64(kTile, item.keys - first_key));
     const int even_keys = round_up(keys, 2);
-    pack_rows<Product>(keys_from(item, first_key), keys, even_keys, item.head_dim, scratch.k,
-                       scratch.stride);
+    const TokenRows tokens = keys_from(item, first_key);
+    Left<typename Product::Unit> k = rows_in_place<Product>(tokens, item.head_dim);
+    if (k.data == nullptr || keys != even_keys) {
+      pack_rows<Product>(tokens, keys, even_keys, item.head_dim, scratch.k, scratch.stride);
+      k = {scratch.k, scratch.stride, 1};
+    }
     for (int first = 0; first < item.rows; first += kStrip) {
       with_vecs(strip_vecs(item.rows, first), [&]<int kVecs>() {
-        multiply<Product, kVecs>({scratch.k, scratch.stride, 1}, scratch.q + first * scratch.units,
-                                 even_keys, scratch.units, Sums::kFresh, nullptr, scratch.s,
-                                 kVecs * kLanes);
+        multiply<Product, kVecs, Sums::kFresh>(k, scratch.q + first * scratch.units, even_keys,
+                                               scratch.units, nullptr, scratch.s);
         add_up_strip<kVecs>(scratch.s, keys, item.scale_log2, edge, scratch.limit, scratch.split,
                             mass, first);
       });
@@ -138,17 +142,62 @@ void coverage_mass(const ScoreItem& item, BlockMass* mass, void* memory) {
 // kOfficial
 // ------------------------------------------------------------------------------------------
 
-using OfficialScratch = ScoreScratch<F32Product>;
+// Both operands are bf16 values, so a product of bf16 loses nothing.
+#ifdef FLEXPREFILL_BF16_PRODUCT
+using OfficialProduct = Bf16Product;
+#else
+using OfficialProduct = F32Product;
+#endif
+using OfficialScratch = ScoreScratch<OfficialProduct>;
 
 constexpr float kLog2E = 1.44269504088896341f;
 
-// Rounds a packed tile to bf16, optionally between two roundings scaled: bf16(bf16(x) * scale).
-void round_tile(float* tile, int rows, int stride, const float* scale) {
-  for (int64_t at = 0; at < int64_t{rows} * stride; at += kLanes) {
-    Vec x = round_to_bf16(load_f32(tile + at));
-    if (scale != nullptr) x = round_to_bf16(x * broadcast(*scale));
-    store_f32(tile + at, x);
+// The probe rows bf16(bf16(q) / sqrt(head_dim)) as strips of units; mean [head_dim] is their mean.
+void pack_probe_rows(const ScoreItem& item, const OfficialScratch& scratch, float* mean) {
+  const Vec scale = broadcast(1.0f / __builtin_sqrtf(static_cast<float>(item.head_dim)));
+  alignas(64) float sums[256 + 16] = {}, row[256 + 16];
+  const auto round_row = [&]<DType kType>(int r) {
+    convert_row<kType>(row_of(item.q, r, kBytes<kType>), item.head_dim, [&](int c, Vec x) {
+      const Vec rounded = round_to_bf16(round_to_bf16(x) * scale);
+      store_f32(row + c, rounded);
+      store_f32(sums + c, load_f32(sums + c) + rounded);
+    });
+  };
+  for (int r = 0; r < item.rows; ++r) {
+    switch (item.q.dtype) {
+      case DType::kF32: round_row.operator()<DType::kF32>(r); break;
+      case DType::kF16: round_row.operator()<DType::kF16>(r); break;
+      default: round_row.operator()<DType::kBF16>(r); break;
+    }
+    pack_rows<OfficialProduct>({row, DType::kF32, 0}, 1, 1, item.head_dim,
+                               scratch.k + r * scratch.stride, scratch.stride);
   }
+  const int rows = round_up(item.rows, kLanes);
+  std::memset(scratch.k + item.rows * scratch.stride, 0,
+              sizeof(*scratch.k) * static_cast<size_t>(rows - item.rows) * scratch.stride);
+  transpose_to_strips(scratch.k, scratch.stride, item.rows, scratch.units, scratch.q);
+  const float inverse = 1.0f / static_cast<float>(item.rows);
+  for (int c = 0; c < item.head_dim; ++c) mean[c] = sums[c] * inverse;
+}
+
+// A block's keys rounded to bf16: where they lie if they are that already.
+Left<OfficialProduct::Unit> official_keys(const ScoreItem& item, int64_t first_key, int keys,
+                                          const OfficialScratch& scratch) {
+  const TokenRows tokens = keys_from(item, first_key);
+  if (OfficialProduct::kDepth == 2 && keys % 2 == 0) {
+    const auto in_place = rows_in_place<OfficialProduct>(tokens, item.head_dim);
+    if (in_place.data != nullptr) return in_place;
+  }
+  pack_rows<OfficialProduct>(tokens, keys, round_up(keys, 2), item.head_dim, scratch.k,
+                             scratch.stride);
+  if constexpr (OfficialProduct::kDepth == 1) {
+    if (tokens.dtype != DType::kBF16) {
+      for (int64_t at = 0; at < int64_t{keys} * scratch.stride; at += kLanes) {
+        store_f32(scratch.k + at, round_to_bf16(load_f32(scratch.k + at)));
+      }
+    }
+  }
+  return {scratch.k, scratch.stride, 1};
 }
 
 // The logits of the block at first_key as the official code has them, rounded to bf16, with kMasked
@@ -156,15 +205,12 @@ void round_tile(float* tile, int rows, int stride, const float* scale) {
 int official_logits(const ScoreItem& item, int64_t first_key, const OfficialScratch& scratch) {
   const bool edge = set_limits(item, first_key, scratch.limit);
   const int keys = static_cast<int>(min_int64(kTile, item.keys - first_key));
-  const int even_keys = round_up(keys, 2);
-  pack_rows<F32Product>(keys_from(item, first_key), keys, even_keys, item.head_dim, scratch.k,
-                        scratch.stride);
-  if (item.k.dtype != DType::kBF16) round_tile(scratch.k, keys, scratch.stride, nullptr);
+  const auto k = official_keys(item, first_key, keys, scratch);
   for (int first = 0; first < item.rows; first += kStrip) {
     float* const s = scratch.s + kSkewPad + first;
     with_vecs(strip_vecs(item.rows, first), [&]<int kVecs>() {
-      multiply<F32Product, kVecs>({scratch.k, scratch.stride, 1}, scratch.q + first * scratch.units,
-                                  even_keys, scratch.units, Sums::kFresh, nullptr, s, kSkewStride);
+      multiply<OfficialProduct, kVecs, Sums::kFresh, kSkewStride>(
+          k, scratch.q + first * scratch.units, round_up(keys, 2), scratch.units, nullptr, s);
       for (int n = 0; n < keys; ++n) {
         for (int x = 0; x < kVecs; ++x) {
           float* const at = s + n * kSkewStride + x * kLanes;
@@ -272,13 +318,7 @@ void coverage_mass_bf16(const ScoreItem& item, BlockMass* mass, void* scratch) {
 void official_mass(const ScoreItem& item, float* vertical, float* slash, float* row_mass,
                    float* probe_mean, void* memory) {
   const OfficialScratch scratch(memory, item.head_dim);
-  const float inverse_sqrt = 1.0f / __builtin_sqrtf(static_cast<float>(item.head_dim));
-  pack_rows<F32Product>(item.q, item.rows, item.rows, item.head_dim, scratch.k, scratch.stride);
-  round_tile(scratch.k, item.rows, scratch.stride, &inverse_sqrt);
-  mean_of_tokens({scratch.k, DType::kF32, scratch.stride}, item.rows, item.head_dim,
-                 /*round=*/false, probe_mean);
-  transpose_to_strips(scratch.k, scratch.stride, item.rows, scratch.units, scratch.q);
-
+  pack_probe_rows(item, scratch, probe_mean);
   std::memset(scratch.s, 0, sizeof(float) * kTile * kSkewStride);  // the padding stays zero
   std::memset(scratch.sum, 0, sizeof(float) * kTile);
   for (int r = 0; r < kTile; ++r) scratch.max[r] = kMasked;

@@ -21,6 +21,7 @@
 #define FLEXPREFILL_SIMD_AVX512BF16 3
 
 #define FLEXPREFILL_INLINE static inline __attribute__((always_inline))
+#define FLEXPREFILL_INLINE_MEMBER inline __attribute__((always_inline))
 #ifdef __clang__
 #define FLEXPREFILL_UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -37,33 +38,54 @@
 
 namespace flexprefill::internal::FLEXPREFILL_ISA {
 
-// 2^x for x <= 0, exactly 0 for x <= -127 and for -inf; NaN stays NaN. With x = t + f, t whole and
-// f in
-// [-1/2, 1/2], the polynomial gives 2^f and t is added to the exponent field. Coefficients are
-// minimax with the constant fixed at 1 (so that 2^0 = 1 and 2^-127 becomes the zero bit pattern).
-// Relative error 1.7e-7 with kDegree 5 (rounding included) and 1.1e-4 with kDegree 3, enough for P
-// in bf16.
+#ifndef FLEXPREFILL_EXP2_PARTS
+// 2^x = 2^fraction * 2^whole: the fraction in [kExp2From, kExp2From + 1], the whole number in the
+// low bits of `whole`, ready to be added to an exponent field. 0 for x <= -127.
+inline constexpr float kExp2From = -0.5f;
+struct Exp2Parts {
+  Vec fraction, whole;
+};
+FLEXPREFILL_INLINE Exp2Parts split_exp2(Vec x) {
+  const Vec to_integer = broadcast(12582912.0f);   // 1.5 * 2^23: the sum's low bits are round(x)
+  const Vec clamped = max(broadcast(-127.0f), x);  // in this order NaN passes through
+  const Vec whole = clamped + to_integer;
+  return {clamped - (whole - to_integer), whole};
+}
+// p in [1/2, 2]; 1 * 2^-127 becomes the zero bit pattern.
+FLEXPREFILL_INLINE Vec scale_exp2(Vec p, Exp2Parts parts) { return add_exponent(p, parts.whole); }
+#endif
+
+// 2^x for x <= 0; 0 for -inf and for x <= -150, and at the latest there; NaN stays NaN. A minimax
+// polynomial of 2^fraction with the constant fixed at 1, so that 2^0 = 1. Relative error 1.7e-7
+// with kDegree 5, rounding included, and 3e-6 with kDegree 4, enough for P in bf16.
 template <int kDegree>
 FLEXPREFILL_INLINE Vec exp2_of_nonpositive(Vec x) {
   static_assert(kDegree == 4 || kDegree == 5);
-  const Vec to_integer = broadcast(12582912.0f);   // 1.5 * 2^23: the sum's low bits are round(x)
-  const Vec clamped = max(broadcast(-127.0f), x);  // in this order NaN passes through
-  const Vec t = clamped + to_integer;
-  const Vec f = clamped - (t - to_integer);
+  constexpr bool kCentred = kExp2From == -0.5f;  // else the fraction begins at 0
+  static_assert(kCentred || kExp2From == 0.0f);
+  const Exp2Parts parts = split_exp2(x);
+  const Vec f = parts.fraction;
+  const auto next = [&f](Vec sum, float centred, float from_zero) __attribute__((always_inline)) {
+    return fma(sum, f, broadcast(kCentred ? centred : from_zero));
+  };
   Vec p;
   if constexpr (kDegree == 5) {
-    p = fma(f, broadcast(0x1.5bb994p-10f), broadcast(0x1.3cea84p-7f));
-    p = fma(p, f, broadcast(0x1.c6b754p-5f));
-    p = fma(p, f, broadcast(0x1.ebf9bcp-3f));
-    p = fma(p, f, broadcast(0x1.62e42ap-1f));
+    p = broadcast(kCentred ? 0x1.5bb994p-10f : 0x1.e97512p-10f);
+    p = next(p, 0x1.3cea84p-7f, 0x1.27784ap-7f);
+    p = next(p, 0x1.c6b754p-5f, 0x1.c91ceap-5f);
+    p = next(p, 0x1.ebf9bcp-3f, 0x1.ebdb56p-3f);
+    p = next(p, 0x1.62e42ap-1f, 0x1.62e4bap-1f);
   } else {
-    p = fma(f, broadcast(0x1.3a02ccp-7f), broadcast(0x1.c9fc46p-5f));
-    p = fma(p, f, broadcast(0x1.ec0378p-3f));
-    p = fma(p, f, broadcast(0x1.62e12cp-1f));
+    p = broadcast(kCentred ? 0x1.3a02ccp-7f : 0x1.b7f732p-7f);
+    p = next(p, 0x1.c9fc46p-5f, 0x1.abf868p-5f);
+    p = next(p, 0x1.ec0378p-3f, 0x1.ee2452p-3f);
+    p = next(p, 0x1.62e12cp-1f, 0x1.62d6c6p-1f);
   }
-  p = fma(p, f, broadcast(1.0f));
-  return add_exponent(p, t);
+  return scale_exp2(next(p, 1.0f, 1.0f), parts);
 }
+
+FLEXPREFILL_INLINE void prefetch(const void* line) { __builtin_prefetch(line, 0, 2); }
+FLEXPREFILL_INLINE void prefetch_to_write(const void* line) { __builtin_prefetch(line, 1, 2); }
 
 // Element types in memory: kLanes values as fp32, from any alignment.
 template <DType kType>

@@ -65,4 +65,29 @@ FLEXPREFILL_INLINE Vec add_exponent(Vec p, Vec t) {
       _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
 }
 
+// rows[i] lane j <-> rows[j] lane i: pairs, then fours of 32-bit words within 128 bits, then the
+// two 128-bit halves.
+FLEXPREFILL_INLINE void transpose(Vec (&rows)[kLanes]) {
+  Vec pairs[kLanes], fours[kLanes];
+  FLEXPREFILL_UNROLL
+  for (int i = 0; i < kLanes; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  FLEXPREFILL_UNROLL
+  for (int i = 0; i < kLanes; i += 4) {
+    FLEXPREFILL_UNROLL
+    for (int k = 0; k < 2; ++k) {
+      const __m256d low = _mm256_castps_pd(pairs[i + k]), high = _mm256_castps_pd(pairs[i + k + 2]);
+      fours[i + 2 * k] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, high));
+      fours[i + 2 * k + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, high));
+    }
+  }
+  FLEXPREFILL_UNROLL
+  for (int b = 0; b < 4; ++b) {
+    rows[b] = _mm256_permute2f128_ps(fours[b], fours[4 + b], 0x20);
+    rows[4 + b] = _mm256_permute2f128_ps(fours[b], fours[4 + b], 0x31);
+  }
+}
+
 }  // namespace flexprefill::internal::FLEXPREFILL_ISA

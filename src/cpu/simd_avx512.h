@@ -11,8 +11,8 @@ using Vec = __m512;
 using Mask = __mmask16;
 
 inline constexpr int kLanes = 16;
-inline constexpr int kPanel = 6;  // 6 x 4 sums + 4 operands + 1 broadcast = 29 of 32 registers
-inline constexpr int kStripVecs = 4;
+inline constexpr int kPanel = 12;  // 12 x 2 sums + 2 operands + 1 broadcast = 27 of 32 registers
+inline constexpr int kStripVecs = 2;
 
 FLEXPREFILL_INLINE Vec broadcast(float x) { return _mm512_set1_ps(x); }
 FLEXPREFILL_INLINE Vec load_f32(const void* data) { return _mm512_loadu_ps(data); }
@@ -51,10 +51,51 @@ FLEXPREFILL_INLINE Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CM
 FLEXPREFILL_INLINE bool any(Mask m) { return m != 0; }
 FLEXPREFILL_INLINE Vec select(Mask m, Vec yes, Vec no) { return _mm512_mask_blend_ps(m, no, yes); }
 FLEXPREFILL_INLINE float sum_of_lanes(Vec x) { return _mm512_reduce_add_ps(x); }
-// p * 2^t, where the low bits of t's pattern hold a whole number (see exp2_of_nonpositive).
-FLEXPREFILL_INLINE Vec add_exponent(Vec p, Vec t) {
-  return _mm512_castsi512_ps(
-      _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
+// The two halves of exp2_of_nonpositive (simd.h). Two instructions do what takes five elsewhere:
+// x - floor(x), and p * 2^floor(x) with underflow to 0.
+#define FLEXPREFILL_EXP2_PARTS 1
+inline constexpr float kExp2From = 0.0f;
+struct Exp2Parts {
+  Vec fraction, x;
+};
+FLEXPREFILL_INLINE Exp2Parts split_exp2(Vec x) {
+  return {_mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), x};
+}
+FLEXPREFILL_INLINE Vec scale_exp2(Vec p, Exp2Parts parts) { return _mm512_scalef_ps(p, parts.x); }
+
+// rows[i] lane j <-> rows[j] lane i: pairs, then fours of 32-bit words within 128 bits, then
+// 128-bit parts.
+FLEXPREFILL_INLINE void transpose(Vec (&rows)[kLanes]) {
+  Vec pairs[kLanes], fours[kLanes], parts[kLanes];
+  FLEXPREFILL_UNROLL
+  for (int i = 0; i < kLanes; i += 2) {
+    pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  // fours[4 a + b] holds column b of rows 4 a .. 4 a + 3 in its first 128 bits, 4 + b in the next.
+  FLEXPREFILL_UNROLL
+  for (int i = 0; i < kLanes; i += 4) {
+    FLEXPREFILL_UNROLL
+    for (int k = 0; k < 2; ++k) {
+      const __m512d low = _mm512_castps_pd(pairs[i + k]), high = _mm512_castps_pd(pairs[i + k + 2]);
+      fours[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+      fours[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  }
+  FLEXPREFILL_UNROLL
+  for (int b = 0; b < 4; ++b) {
+    parts[b] = _mm512_shuffle_f32x4(fours[b], fours[4 + b], 0x88);
+    parts[4 + b] = _mm512_shuffle_f32x4(fours[8 + b], fours[12 + b], 0x88);
+    parts[8 + b] = _mm512_shuffle_f32x4(fours[b], fours[4 + b], 0xdd);
+    parts[12 + b] = _mm512_shuffle_f32x4(fours[8 + b], fours[12 + b], 0xdd);
+  }
+  FLEXPREFILL_UNROLL
+  for (int b = 0; b < 4; ++b) {
+    rows[b] = _mm512_shuffle_f32x4(parts[b], parts[4 + b], 0x88);
+    rows[8 + b] = _mm512_shuffle_f32x4(parts[b], parts[4 + b], 0xdd);
+    rows[4 + b] = _mm512_shuffle_f32x4(parts[8 + b], parts[12 + b], 0x88);
+    rows[12 + b] = _mm512_shuffle_f32x4(parts[8 + b], parts[12 + b], 0xdd);
+  }
 }
 
 #if FLEXPREFILL_SIMD == FLEXPREFILL_SIMD_AVX512BF16
@@ -75,15 +116,38 @@ struct Bf16Product {
   }
 };
 
-// units[lane] = (first[lane], second[lane]), rounded to bf16.
-FLEXPREFILL_INLINE void store_pairs(uint32_t* units, Vec first, Vec second) {
-  // cvtne2ps leaves first in words 0 .. 15 and second in words 16 .. 31; the permutation
-  // interleaves.
+// Neighbouring lanes become the halves of kLanes / 2 units.
+FLEXPREFILL_INLINE void store_bf16_units(uint32_t* units, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(units),
+                      reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+}
+
+// Words 0 .. 15 and 16 .. 31 of `halves` become the lower and upper halves of 16 units.
+FLEXPREFILL_INLINE void store_interleaved(uint32_t* units, __m512i halves) {
   const __m512i interleave =
       _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                        21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
   _mm512_storeu_si512(units, _mm512_permutexvar_epi16(interleave, halves));
+}
+
+// units[lane] = (first[lane], second[lane]), rounded to bf16.
+FLEXPREFILL_INLINE void store_pairs(uint32_t* units, Vec first, Vec second) {
+  store_interleaved(units, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first)));
+}
+
+// The same for kLanes values in memory; bf16 values stay as they are.
+template <DType kType>
+FLEXPREFILL_INLINE void pair_tokens(uint32_t* units, const void* first, const void* second) {
+  if constexpr (kType == DType::kBF16) {
+    const __m512i low =
+        _mm512_castsi256_si512(_mm256_loadu_si256(static_cast<const __m256i*>(first)));
+    const __m256i high = _mm256_loadu_si256(static_cast<const __m256i*>(second));
+    store_interleaved(units, _mm512_inserti64x4(low, high, 1));
+  } else if constexpr (kType == DType::kF16) {
+    store_pairs(units, load_f16(first), load_f16(second));
+  } else {
+    store_pairs(units, load_f32(first), load_f32(second));
+  }
 }
 #endif
 

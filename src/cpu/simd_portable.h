@@ -84,4 +84,15 @@ FLEXPREFILL_INLINE void store_f16(void* data, Vec x) {
   store_words(data, sign | result);
 }
 
+// rows[i] lane j <-> rows[j] lane i.
+FLEXPREFILL_INLINE void transpose(Vec (&rows)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const float upper = rows[j][i];
+      rows[j][i] = rows[i][j];
+      rows[i][j] = upper;
+    }
+  }
+}
+
 }  // namespace flexprefill::internal::FLEXPREFILL_ISA

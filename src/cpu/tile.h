@@ -59,7 +59,7 @@ static void pack_rows_of(const TokenRows& tokens, int num_tokens, int num_rows, 
         if constexpr (Product::kDepth == 1) {
           store_f32(row + c, x);
         } else {
-          store_bf16(reinterpret_cast<char*>(row) + 2 * c, x);
+          store_bf16_units(row + c / 2, x);
         }
       });
     }
@@ -77,18 +77,22 @@ static void pack_token_units_of(const TokenRows& tokens, int num_tokens, int col
     pack_rows_of<Product, kType>(tokens, num_tokens, num_tokens, columns, tile, stride);
   } else {
 #ifdef FLEXPREFILL_BF16_PRODUCT
+    constexpr int kSize = kBytes<kType>;
+    const char zeros[kSize * 256] = {};  // the neighbour of a last odd token
     for (int t = 0; t < num_tokens; t += 2) {
       typename Product::Unit* row = tile + static_cast<int64_t>(t / 2) * stride;
-      alignas(64) float first[256];
-      convert_row<kType>(row_of(tokens, t, kBytes<kType>), columns,
-                         [&](int c, Vec x) { store_f32(first + c, x); });
-      if (t + 1 < num_tokens) {
-        convert_row<kType>(row_of(tokens, t + 1, kBytes<kType>), columns,
-                           [&](int c, Vec x) { store_pairs(row + c, load_f32(first + c), x); });
-      } else {
-        for (int c = 0; c < columns; c += kLanes) {
-          store_pairs(row + c, load_f32(first + c), broadcast(0.0f));
-        }
+      const auto* first = static_cast<const char*>(row_of(tokens, t, kSize));
+      const auto* second =
+          t + 1 < num_tokens ? static_cast<const char*>(row_of(tokens, t + 1, kSize)) : zeros;
+      int c = 0;
+      for (; c + kLanes <= columns; c += kLanes) {
+        pair_tokens<kType>(row + c, first + kSize * c, second + kSize * c);
+      }
+      if (c < columns) {
+        alignas(64) char padded[2][kSize * kLanes] = {};
+        std::memcpy(padded[0], first + kSize * c, static_cast<size_t>(columns - c) * kSize);
+        std::memcpy(padded[1], second + kSize * c, static_cast<size_t>(columns - c) * kSize);
+        pair_tokens<kType>(row + c, padded[0], padded[1]);
       }
     }
 #endif
@@ -124,23 +128,49 @@ static void pack_token_units(const TokenRows& tokens, int num_tokens, int column
   }
 }
 
+// Left operand of a product: unit (row, step) lies at data[row * row_stride + step * step_stride].
+template <typename Unit>
+struct Left {
+  const Unit* data;
+  int64_t row_stride;
+  int64_t step_stride;
+};
+
+// The rows of `tokens` as units without a copy, or null data where they are not units already:
+// another dtype, an odd number of channels, rows at odd addresses.
+template <typename Product>
+static Left<typename Product::Unit> rows_in_place(const TokenRows& tokens, int columns) {
+  using Unit = typename Product::Unit;
+  constexpr DType kUnitType = Product::kDepth == 1 ? DType::kF32 : DType::kBF16;
+  const bool fits = tokens.dtype == kUnitType && columns % Product::kDepth == 0 &&
+                    tokens.stride % Product::kDepth == 0 &&
+                    reinterpret_cast<uintptr_t>(tokens.data) % sizeof(Unit) == 0;
+  if (!fits) return {nullptr, 0, 0};
+  return {static_cast<const Unit*>(tokens.data), tokens.stride / Product::kDepth, 1};
+}
+
 // Width in vectors of the strip that starts at lane `first`, of `rows` queries in all.
 FLEXPREFILL_INLINE int strip_vecs(int rows, int first) {
   return min_int(kStripVecs, (rows - first + kLanes - 1) / kLanes);
 }
 
-// [rows, stride] -> strips of [units, vecs * kLanes] one after the other; lanes past `rows` are
-// zero.
+// [rows, stride] -> strips of [units, vecs * kLanes] one after the other. The tile has a multiple
+// of kLanes rows and of kLanes columns; what lies past `rows` and `units` does not matter.
 template <typename Unit>
 static void transpose_to_strips(const Unit* tile, int stride, int rows, int units, Unit* strips) {
   for (int first = 0; first < rows; first += kStrip) {
     const int lanes = strip_vecs(rows, first) * kLanes;
-    for (int lane = 0; lane < lanes; ++lane) {
-      const Unit* row = tile + static_cast<int64_t>(first + lane) * stride;
-      if (first + lane < rows) {
-        for (int u = 0; u < units; ++u) strips[u * lanes + lane] = row[u];
-      } else {
-        for (int u = 0; u < units; ++u) strips[u * lanes + lane] = 0;
+    for (int lane = 0; lane < lanes; lane += kLanes) {
+      for (int u = 0; u < units; u += kLanes) {
+        Vec words[kLanes];  // of 32 bits, whatever they mean
+        FLEXPREFILL_UNROLL
+        for (int r = 0; r < kLanes; ++r) {
+          words[r] = load_f32(tile + static_cast<int64_t>(first + lane + r) * stride + u);
+        }
+        transpose(words);
+        for (int r = 0; r < min_int(kLanes, units - u); ++r) {
+          store_f32(strips + (u + r) * lanes + lane, words[r]);
+        }
       }
     }
     strips += static_cast<int64_t>(units) * lanes;
@@ -150,29 +180,20 @@ static void transpose_to_strips(const Unit* tile, int stride, int rows, int unit
 // What a product does with the sums that are already there.
 enum class Sums { kFresh, kAdd, kScaleAndAdd };
 
-// Left operand of a product: unit (row, step) lies at data[row * row_stride + step * step_stride].
-template <typename Unit>
-struct Left {
-  const Unit* data;
-  int64_t row_stride;
-  int64_t step_stride;
-};
-
 // sums[r][lane] (+)= sum over steps of left(r, step) . right[step][lane] for kRows rows and
-// kVecs * kLanes lanes; right is [steps, kVecs * kLanes], sums [kRows, sums_stride], scale [lanes].
-template <typename Product, int kRows, int kVecs>
-static __attribute__((noinline)) void multiply_panel(Left<typename Product::Unit> left,
-                                                     const typename Product::Unit* right, int steps,
-                                                     Sums mode, const float* scale, float* sums,
-                                                     int64_t sums_stride) {
+// kVecs * kLanes lanes; right is [steps, kVecs * kLanes], sums [kRows, kStride], scale [lanes].
+template <typename Product, int kRows, int kVecs, Sums kMode, int kStride>
+FLEXPREFILL_INLINE void multiply_panel(Left<typename Product::Unit> left,
+                                       const typename Product::Unit* right, int steps,
+                                       const float* scale, float* sums) {
   Vec acc[kRows][kVecs];
   FLEXPREFILL_UNROLL
   for (int r = 0; r < kRows; ++r) {
     FLEXPREFILL_UNROLL
     for (int x = 0; x < kVecs; ++x) {
       acc[r][x] =
-          mode == Sums::kFresh ? broadcast(0.0f) : load_f32(sums + r * sums_stride + x * kLanes);
-      if (mode == Sums::kScaleAndAdd) acc[r][x] = acc[r][x] * load_f32(scale + x * kLanes);
+          kMode == Sums::kFresh ? broadcast(0.0f) : load_f32(sums + r * kStride + x * kLanes);
+      if (kMode == Sums::kScaleAndAdd) acc[r][x] = acc[r][x] * load_f32(scale + x * kLanes);
     }
   }
   for (int step = 0; step < steps; ++step) {
@@ -191,24 +212,58 @@ static __attribute__((noinline)) void multiply_panel(Left<typename Product::Unit
   FLEXPREFILL_UNROLL
   for (int r = 0; r < kRows; ++r) {
     FLEXPREFILL_UNROLL
-    for (int x = 0; x < kVecs; ++x) store_f32(sums + r * sums_stride + x * kLanes, acc[r][x]);
+    for (int x = 0; x < kVecs; ++x) store_f32(sums + r * kStride + x * kLanes, acc[r][x]);
   }
 }
 
-// The same for any even number of rows: panels of kPanel rows, the rest as 4 and 2. A remainder of
-// 2 is joined with the panel before it as 4 + 4, because 2 rows cannot hide the latency of the
-// sums.
-template <typename Product, int kVecs>
-static void multiply(Left<typename Product::Unit> left, const typename Product::Unit* right,
-                     int rows, int steps, Sums mode, const float* scale, float* sums,
-                     int64_t sums_stride) {
-  const auto panel = [&]<int kRows>() {
-    multiply_panel<Product, kRows, kVecs>(left, right, steps, mode, scale, sums, sums_stride);
+// Rows that will be needed soon, fetched into the second-level cache a few lines at a time between
+// the panels of a product: a burst would hold up the product's own loads.
+class Ahead {
+ public:
+  // A block's tokens from `first` on, none at or past `end`; spread over `panels` panels.
+  Ahead(const TokenRows& tokens, int64_t first, int64_t end, int columns, int panels) {
+    const int bytes = tokens.dtype == DType::kF32 ? 4 : 2;
+    next_ = static_cast<const char*>(row_of(tokens, first, bytes));
+    stride_ = tokens.stride * bytes;
+    row_bytes_ = columns * bytes;
+    rows_ = static_cast<int>(min_int64(kTile, end - first));
+    rows_per_panel_ = (rows_ + panels - 1) / (panels > 0 ? panels : 1);
+  }
+
+  FLEXPREFILL_INLINE_MEMBER void fetch_some() {
+    for (int n = 0; n < rows_per_panel_ && rows_ > 0; ++n, --rows_, next_ += stride_) {
+      for (int byte = 0; byte < row_bytes_; byte += 64) prefetch(next_ + byte);
+    }
+  }
+
+ private:
+  const char* next_ = nullptr;
+  int64_t stride_ = 0;
+  int row_bytes_ = 0;
+  int rows_ = 0;
+  int rows_per_panel_ = 0;
+};
+
+// The same for any even number of rows: panels of kPanel rows, the rest as 8, 4 and 2. Where a
+// panel has 6 rows, a remainder of 2 is joined with the panel before it as 4 + 4, because 2 rows
+// cannot hide the latency of the sums. The panels are inlined: as functions of their own they spent
+// a tenth of the product on calls and address arithmetic.
+template <typename Product, int kVecs, Sums kMode, int kStride = kVecs* kLanes>
+static __attribute__((noinline)) void multiply(Left<typename Product::Unit> left,
+                                               const typename Product::Unit* right, int rows,
+                                               int steps, const float* scale, float* sums,
+                                               Ahead* ahead = nullptr) {
+  const auto panel = [&]<int kRows>() __attribute__((always_inline)) {
+    if (ahead != nullptr) ahead->fetch_some();
+    multiply_panel<Product, kRows, kVecs, kMode, kStride>(left, right, steps, scale, sums);
     left.data += kRows * left.row_stride;
-    sums += kRows * sums_stride;
+    sums += kRows * kStride;
     rows -= kRows;
   };
   while (rows >= kPanel && !(kPanel == 6 && rows == 8)) panel.template operator()<kPanel>();
+  if constexpr (kPanel > 8) {
+    if (rows >= 8) panel.template operator()<8>();
+  }
   while (rows >= 4) panel.template operator()<4>();
   if (rows >= 2) panel.template operator()<2>();
 }
@@ -216,11 +271,7 @@ static void multiply(Left<typename Product::Unit> left, const typename Product::
 // Calls body.operator()<kVecs>() with the strip's width as a constant.
 template <typename Body>
 FLEXPREFILL_INLINE void with_vecs(int vecs, Body body) {
-  static_assert(kStripVecs == 2 || kStripVecs == 4);
-  if constexpr (kStripVecs == 4) {
-    if (vecs == 4) return body.template operator()<4>();
-    if (vecs == 3) return body.template operator()<3>();
-  }
+  static_assert(kStripVecs == 2);
   if (vecs == 2) return body.template operator()<2>();
   return body.template operator()<1>();
 }

@@ -67,8 +67,8 @@ constexpr void (*probe_pairs)(const float*, const float*, uint32_t*) = nullptr;
 template <typename Product>
 void multiply_as(const void* left, const void* right, int rows, int steps, float* sums) {
   using Unit = typename Product::Unit;
-  multiply<Product, 1>({static_cast<const Unit*>(left), steps, 1}, static_cast<const Unit*>(right),
-                       rows, steps, Sums::kAdd, nullptr, sums, kLanes);
+  multiply<Product, 1, Sums::kAdd>({static_cast<const Unit*>(left), steps, 1},
+                                   static_cast<const Unit*>(right), rows, steps, nullptr, sums);
 }
 
 void probe_multiply(bool bf16, const void* left, const void* right, int rows, int steps,

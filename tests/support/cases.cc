@@ -5,6 +5,8 @@
 #include <random>
 #include <sstream>
 
+#include "numeric.h"
+
 namespace flexprefill::test {
 namespace {
 
@@ -240,10 +242,18 @@ std::string Case::name() const {
     << " mask=" << to_string(mask) << " data=" << to_string(data);
   if (softmax_scale) s << " scale=" << *softmax_scale;
   if (!lse) s << " no-lse";
+  if (bf16_values) s << " bf16-values";
   return s.str();
 }
 
+Case as_multiplied_in_bf16(const Case& c) {
+  Case rounded = c;
+  rounded.bf16_values = c.q_dtype != kF32 && c.kv_dtype != kF32;
+  return rounded;
+}
+
 DType Case::coarsest() const {
+  if (bf16_values) return kBF16;
   if (kv_dtype == kBF16 || out_dtype == kBF16 || q_dtype == kBF16) return kBF16;
   return kv_dtype == kF16 || out_dtype == kF16 || q_dtype == kF16 ? kF16 : kF32;
 }
@@ -293,6 +303,13 @@ Instance::Instance(const Case& c)
     });
   }
   v.fill([&] { return normal(random); });
+  if (c.bf16_values) {
+    for (Tensor* tensor : {&q, &k, &v}) {
+      std::vector<float> values = tensor->values();
+      for (float& value : values) value = internal::round_to_bf16(value);
+      tensor->fill(std::span<const float>(values));
+    }
+  }
 
   problem.q = q.view();
   problem.kv.k = k.view();

@@ -43,11 +43,16 @@ struct Case {
   MaskKind mask = MaskKind::kNullBits;
   DataKind data = DataKind::kNormal;
   bool lse = true;
+  bool bf16_values = false;  // q, k, v rounded to bf16 before they are stored in their own types
 
   std::string name() const;
   DType coarsest() const;  // the type that sets the tolerance
   double max_logit() const;
 };
+
+// The case whose exact result an implementation approximates that multiplies 16-bit inputs in bf16:
+// f16 inputs count as rounded to bf16 where every input has 16 bits.
+Case as_multiplied_in_bf16(const Case& c);
 
 // Small odd sizes first, then every feature.
 std::vector<Case> attend_cases();

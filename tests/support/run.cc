@@ -41,6 +41,10 @@ void skip(const Backend& backend, const std::string& what, const std::string& wh
   std::cout << "[   SKIP   ] " << what << ": " << why << "\n";
 }
 
+bool multiplies_in_bf16(const Backend& backend) {
+  return backend.description().find("avx512bf16") != std::string::npos;
+}
+
 PlanResult run_plan(const Backend& backend, std::span<const AttentionProblem> problems,
                     std::span<const Policy> policies, int threads) {
   Context context;

@@ -31,6 +31,9 @@ struct PlanResult {
   Plan plan;
 };
 
+// Whether the backend multiplies 16-bit inputs in bf16: see as_multiplied_in_bf16().
+bool multiplies_in_bf16(const Backend& backend);
+
 // Through the public calls; fails the test if another backend planned.
 PlanResult run_plan(const Backend& backend, std::span<const AttentionProblem> problems,
                     std::span<const Policy> policies, int threads = 0);
