@@ -81,9 +81,13 @@ struct HeadScorer {
   const Kernels& kernels;
   const AttentionProblem& problem;
   int32_t h;
+  HeldKeyMeans& held;
 
   // [blocks, head_dim] means of the tokens in each block.
-  void k_means(std::span<float> means, int32_t k_blocks, bool official) const {
+  void k_means(std::span<float> means, int32_t k_blocks, Rule rule) const {
+    const bool official = rule == Rule::kOfficial;
+    if (held.filled && held.rule == rule) return;
+    held = {true, rule};
     const int64_t keys = visible_keys(problem), head_dim = problem.q.head_dim;
     for (int32_t j = 0; j < k_blocks; ++j) {
       const int64_t begin = int64_t{j} * kBlock;
@@ -124,11 +128,11 @@ struct HeadScorer {
     const int64_t head_dim = problem.q.head_dim;
     const int32_t rows = probe_rows(problem).count;
     const bool query_aware = policy.tau > 0.0f;
+    const auto k_mean = arena.take<float>(grid.k_blocks * head_dim);  // first: see HeldKeyMeans
     const auto row_mass = arena.take<float>(int64_t{rows} * grid.k_blocks);
     const auto slash = arena.take<double>(slash_buckets(problem));
     const auto probe_mean = arena.take<float>(head_dim);
     const auto q_mean = arena.take<float>(query_aware ? grid.q_blocks * head_dim : 0);
-    const auto k_mean = arena.take<float>(grid.k_blocks * head_dim);
     const auto mass = arena.take<BlockMass>((visible_keys(problem) + kBlock - 1) / kBlock);
     const auto scratch = arena.take<std::byte>(kernel_scratch_bytes());
     if (scratch.empty()) return {};
@@ -143,7 +147,7 @@ struct HeadScorer {
     const int32_t seeing = combine_mass(problem, mass, row_mass, grid.k_blocks, slash);
     kernels.mean_of_tokens(rows_of(problem.q, h, problem.q.tokens - seeing), seeing,
                            problem.q.head_dim, /*round=*/false, probe_mean.data());
-    k_means(k_mean, grid.k_blocks, /*official=*/false);
+    k_means(k_mean, grid.k_blocks, Rule::kCoverage);
     if (query_aware) q_means(q_mean, grid, /*official=*/false);
     return {row_mass, slash, probe_mean, q_mean, k_mean, softmax_scale_of(problem)};
   }
@@ -152,10 +156,10 @@ struct HeadScorer {
     const BlockMask grid = block_grid(problem);
     const int64_t keys = problem.kv.k.tokens, head_dim = problem.q.head_dim;
     const bool query_aware = policy.tau > 0.0f;
+    const auto k_mean = arena.take<float>(grid.k_blocks * head_dim);  // first: see HeldKeyMeans
     const auto vertical = arena.take<float>(keys), slash = arena.take<float>(keys);
     const auto probe_mean = arena.take<float>(head_dim);
     const auto q_mean = arena.take<float>(query_aware ? grid.q_blocks * head_dim : 0);
-    const auto k_mean = arena.take<float>(grid.k_blocks * head_dim);
     const auto row_mass = arena.take<float>(int64_t{probe_rows(problem).count} * grid.k_blocks);
     const auto scratch = arena.take<std::byte>(kernel_scratch_bytes());
     if (scratch.empty()) return {};
@@ -163,7 +167,7 @@ struct HeadScorer {
     kernels.official_mass(score_item(problem, h), vertical.data(), slash.data(), row_mass.data(),
                           probe_mean.data(), scratch.data());
     for (float& value : probe_mean) value = round_to_bf16(value);
-    k_means(k_mean, grid.k_blocks, /*official=*/true);
+    k_means(k_mean, grid.k_blocks, Rule::kOfficial);
     if (query_aware) q_means(q_mean, grid, /*official=*/true);
     return {vertical, slash, probe_mean, q_mean, k_mean, row_mass};
   }
@@ -176,13 +180,13 @@ struct HeadScorer {
 }  // namespace
 
 CoverageScores score_coverage(const Kernels& kernels, const AttentionProblem& problem, int32_t h,
-                              const FlexPrefill& policy, Arena& arena) {
-  return HeadScorer{kernels, problem, h}.coverage(policy, arena);
+                              const FlexPrefill& policy, Arena& arena, HeldKeyMeans& held) {
+  return HeadScorer{kernels, problem, h, held}.coverage(policy, arena);
 }
 
 OfficialScores score_official(const Kernels& kernels, const AttentionProblem& problem, int32_t h,
-                              const FlexPrefill& policy, Arena& arena) {
-  return HeadScorer{kernels, problem, h}.official(policy, arena);
+                              const FlexPrefill& policy, Arena& arena, HeldKeyMeans& held) {
+  return HeadScorer{kernels, problem, h, held}.official(policy, arena);
 }
 
 }  // namespace flexprefill::internal

@@ -80,7 +80,8 @@ TEST(CpuPlan, CoverageScoresMatchReferenceOnEveryIsa) {
     for (const Isa isa : isas) {
       SCOPED_TRACE(std::string(internal::isa_name(isa)));
       const auto actual = score_in(memory, [&](Arena& arena) {
-        return internal::score_coverage(internal::kernels_of(isa), x.problem, h, {}, arena);
+        internal::HeldKeyMeans held;
+        return internal::score_coverage(internal::kernels_of(isa), x.problem, h, {}, arena, held);
       });
       EXPECT_TRUE(all_close(actual.row_mass, expected.row_mass, mass_tolerance(c)));
       EXPECT_TRUE(all_close(to_floats(actual.slash), to_floats(expected.slash), mass_tolerance(c)));
@@ -107,7 +108,8 @@ TEST(CpuPlan, OfficialScoresMatchReferenceOnEveryIsa) {
     for (const Isa isa : isas) {
       SCOPED_TRACE(std::string(internal::isa_name(isa)));
       const auto actual = score_in(memory, [&](Arena& arena) {
-        return internal::score_official(internal::kernels_of(isa), x.problem, 0, {}, arena);
+        internal::HeldKeyMeans held;
+        return internal::score_official(internal::kernels_of(isa), x.problem, 0, {}, arena, held);
       });
       // A logit may fall on the other side of a bf16 tie: half a unit of bf16 in a few terms.
       const Tolerance mass = {.absolute = 2e-5, .relative = 1e-3};
