@@ -36,6 +36,7 @@ struct AttendScratch {
   Unit* v;       // [128 / kDepth, v_stride]
   float* s;      // [128, kStrip]; with kDepth 1 also P
   Unit* p;       // [128 / kDepth, kStrip]
+  float* top;    // [kStrip] maximum of S of this block and those before
   float* alpha;  // [kStrip] factor for what was summed before this block
   float* limit;  // [128] keys of the block at hand that a query may see
   QueryState<Product> queries[kMaxQueryBlocks];
@@ -60,6 +61,7 @@ struct AttendScratch {
     if constexpr (Product::kDepth > 1) {
       p = reinterpret_cast<Unit*>(take(int64_t{kTile} / Product::kDepth * kStrip));
     }
+    top = reinterpret_cast<float*>(take(kStrip));
     alpha = reinterpret_cast<float*>(take(kStrip));
     limit = reinterpret_cast<float*>(take(kTile));
     for (QueryState<Product>& query : queries) {
@@ -85,28 +87,31 @@ void mask_scores(float* s, int keys, const float* limit) {
   }
 }
 
-// Turns scores s [keys, lanes] into p [keys / kDepth, lanes]; updates m and l and sets alpha
-// [lanes]. Returns whether a maximum moved, that is whether alpha has to be applied.
+// Raises top [lanes] to the largest score of each lane.
+template <int kVecs>
+void find_top(const float* s, int keys, float* top) {
+  for (int x = 0; x < kVecs; ++x) {
+    Vec largest = load_f32(top + x * kLanes);
+    for (int n = 0; n < keys; ++n) {
+      largest = max(load_f32(s + (n * kVecs + x) * kLanes), largest);
+    }
+    store_f32(top + x * kLanes, largest);
+  }
+}
+
+// Turns scores s [keys, lanes] into p [keys / kDepth, lanes], given their maximum top [lanes], not
+// below m; updates m and l and sets alpha [lanes]. Returns whether a maximum moved, that is whether
+// alpha has to be applied.
 template <typename Product, int kVecs>
-bool soft_max(const float* s, int keys, float c, float* m, float* l, float* alpha,
+bool soft_max(const float* s, int keys, float c, const float* top, float* m, float* l, float* alpha,
               typename Product::Unit* p) {
   constexpr int kStride = kVecs * kLanes;
-  Vec even[kVecs], odd[kVecs];
-  FLEXPREFILL_UNROLL
-  for (int x = 0; x < kVecs; ++x) even[x] = odd[x] = load_f32(m + x * kLanes);
-  for (int n = 0; n < keys; n += 2) {
-    FLEXPREFILL_UNROLL
-    for (int x = 0; x < kVecs; ++x) {
-      even[x] = max(even[x], load_f32(s + n * kStride + x * kLanes));
-      odd[x] = max(odd[x], load_f32(s + (n + 1) * kStride + x * kLanes));
-    }
-  }
   bool moved = false;
   Vec now[kVecs], sum_even[kVecs], sum_odd[kVecs];
   FLEXPREFILL_UNROLL
   for (int x = 0; x < kVecs; ++x) {
     const Vec before = load_f32(m + x * kLanes);
-    now[x] = max(even[x], odd[x]);
+    now[x] = load_f32(top + x * kLanes);
     const Vec factor = exp2_of_nonpositive<Product::kExpDegree>((before - now[x]) * broadcast(c));
     moved = moved || any(less(before, now[x]));
     store_f32(m + x * kLanes, now[x]);
@@ -217,20 +222,31 @@ void add_key_block(const AttendItem& item, const QueryBlock& block, int64_t firs
       const int strip_keys =
           edge ? round_up(static_cast<int>(scratch.limit[min_int(first + kWidth, kTile) - 1]), 2)
                : kTile;
-      multiply<Product, kVecs, Sums::kFresh>(k_rows, query.q + first * scratch.k_units, strip_keys,
-                                             scratch.k_units, nullptr, scratch.s, next_k);
-      if (edge) mask_scores<kVecs>(scratch.s, strip_keys, scratch.limit + first);
+      for (int x = 0; x < kVecs; ++x) {
+        store_f32(scratch.top + x * kLanes, load_f32(query.m + first + x * kLanes));
+      }
+      if (edge) {  // the maximum is that of visible scores
+        multiply<Product, kVecs, Sums::kFresh>(k_rows, query.q + first * scratch.k_units,
+                                               strip_keys, scratch.k_units, nullptr, scratch.s,
+                                               nullptr, next_k);
+        mask_scores<kVecs>(scratch.s, strip_keys, scratch.limit + first);
+        find_top<kVecs>(scratch.s, strip_keys, scratch.top);
+      } else {
+        multiply<Product, kVecs, Sums::kFreshAndTop>(k_rows, query.q + first * scratch.k_units,
+                                                     strip_keys, scratch.k_units, nullptr,
+                                                     scratch.s, scratch.top, next_k);
+      }
       const bool moved =
-          soft_max<Product, kVecs>(scratch.s, strip_keys, item.scale_log2, query.m + first,
-                                   query.l + first, scratch.alpha, scratch.p);
+          soft_max<Product, kVecs>(scratch.s, strip_keys, item.scale_log2, scratch.top,
+                                   query.m + first, query.l + first, scratch.alpha, scratch.p);
       float* const o = query.o + first * scratch.v_rows;
       const int steps = strip_keys / Product::kDepth;
       if (moved) {
         multiply<Product, kVecs, Sums::kScaleAndAdd>(v_units, scratch.p, scratch.v_rows, steps,
-                                                     scratch.alpha, o, next_v);
+                                                     scratch.alpha, o, nullptr, next_v);
       } else {
         multiply<Product, kVecs, Sums::kAdd>(v_units, scratch.p, scratch.v_rows, steps, nullptr, o,
-                                             next_v);
+                                             nullptr, next_v);
       }
     });
   }

@@ -177,15 +177,16 @@ static void transpose_to_strips(const Unit* tile, int stride, int rows, int unit
   }
 }
 
-// What a product does with the sums that are already there.
-enum class Sums { kFresh, kAdd, kScaleAndAdd };
+// What a product does with the sums that are already there. kFreshAndTop also raises top [lanes] to
+// the largest sum of each lane, while the sums are still in registers.
+enum class Sums { kFresh, kFreshAndTop, kAdd, kScaleAndAdd };
 
 // sums[r][lane] (+)= sum over steps of left(r, step) . right[step][lane] for kRows rows and
 // kVecs * kLanes lanes; right is [steps, kVecs * kLanes], sums [kRows, kStride], scale [lanes].
 template <typename Product, int kRows, int kVecs, Sums kMode, int kStride>
 FLEXPREFILL_INLINE void multiply_panel(Left<typename Product::Unit> left,
                                        const typename Product::Unit* right, int steps,
-                                       const float* scale, float* sums) {
+                                       const float* scale, float* sums, float* top) {
   Vec acc[kRows][kVecs];
   FLEXPREFILL_UNROLL
   for (int r = 0; r < kRows; ++r) {
@@ -213,6 +214,18 @@ FLEXPREFILL_INLINE void multiply_panel(Left<typename Product::Unit> left,
   for (int r = 0; r < kRows; ++r) {
     FLEXPREFILL_UNROLL
     for (int x = 0; x < kVecs; ++x) store_f32(sums + r * kStride + x * kLanes, acc[r][x]);
+  }
+  if constexpr (kMode == Sums::kFreshAndTop) {
+    FLEXPREFILL_UNROLL
+    for (int x = 0; x < kVecs; ++x) {
+      Vec even = load_f32(top + x * kLanes), odd = acc[1][x];
+      FLEXPREFILL_UNROLL
+      for (int r = 0; r < kRows; r += 2) {
+        even = max(acc[r][x], even);
+        odd = max(acc[r + 1][x], odd);
+      }
+      store_f32(top + x * kLanes, max(even, odd));
+    }
   }
 }
 
@@ -252,10 +265,10 @@ template <typename Product, int kVecs, Sums kMode, int kStride = kVecs* kLanes>
 static __attribute__((noinline)) void multiply(Left<typename Product::Unit> left,
                                                const typename Product::Unit* right, int rows,
                                                int steps, const float* scale, float* sums,
-                                               Ahead* ahead = nullptr) {
+                                               float* top = nullptr, Ahead* ahead = nullptr) {
   const auto panel = [&]<int kRows>() __attribute__((always_inline)) {
     if (ahead != nullptr) ahead->fetch_some();
-    multiply_panel<Product, kRows, kVecs, kMode, kStride>(left, right, steps, scale, sums);
+    multiply_panel<Product, kRows, kVecs, kMode, kStride>(left, right, steps, scale, sums, top);
     left.data += kRows * left.row_stride;
     sums += kRows * kStride;
     rows -= kRows;
