@@ -341,11 +341,30 @@ void official_mass(const ScoreItem& item, float* vertical, float* slash, float* 
 
 void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, bool round,
                     float* mean) {
-  alignas(64) float sums[256 + 16] = {};
+  constexpr int kVecs = 4;  // columns of one pass over the tokens, summed in registers
+  alignas(64) float sums[256 + kVecs * 16] = {};
   const auto add = [&]<DType kType>() {
-    for (int64_t t = 0; t < count; ++t) {
-      convert_row<kType>(row_of(tokens, t, kBytes<kType>), columns, [&](int c, Vec x) {
-        store_f32(sums + c, load_f32(sums + c) + (round ? round_to_bf16(x) : x));
+    int c = 0;
+    for (; c + kVecs * kLanes <= columns; c += kVecs * kLanes) {
+      Vec sum[kVecs];
+      FLEXPREFILL_UNROLL
+      for (int x = 0; x < kVecs; ++x) sum[x] = broadcast(0.0f);
+      for (int64_t t = 0; t < count; ++t) {
+        const char* row = static_cast<const char*>(row_of(tokens, t, kBytes<kType>));
+        FLEXPREFILL_UNROLL
+        for (int x = 0; x < kVecs; ++x) {
+          const Vec value = load_as_f32<kType>(row + (c + x * kLanes) * kBytes<kType>);
+          sum[x] = sum[x] + (round ? round_to_bf16(value) : value);
+        }
+      }
+      FLEXPREFILL_UNROLL
+      for (int x = 0; x < kVecs; ++x) store_f32(sums + c + x * kLanes, sum[x]);
+    }
+    for (int64_t t = 0; t < count && c < columns; ++t) {
+      const char* row = static_cast<const char*>(row_of(tokens, t, kBytes<kType>));
+      convert_row<kType>(row + c * kBytes<kType>, columns - c, [&](int at, Vec x) {
+        float* const sum = sums + c + at;
+        store_f32(sum, load_f32(sum) + (round ? round_to_bf16(x) : x));
       });
     }
   };

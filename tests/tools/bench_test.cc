@@ -58,7 +58,8 @@ TEST(BenchPeak, ListsEveryLimit) {
     EXPECT_LE(limit["min"], limit["median"]);
     EXPECT_LE(limit["median"], limit["max"]);
   }
-  for (const char* word : {"multiply-add fp32", "read, memory", "copy, memory", "cache"})
+  for (const char* word :
+       {"multiply-add fp32", "read, memory", "copy, memory", "cache", "oneDNN product"})
     EXPECT_THAT(limits, HasSubstr(word));
 }
 
@@ -136,6 +137,10 @@ TEST(BenchPlan, BothRulesUnlessOneIsNamed) {
 TEST(BenchPlan, ARuleThatRefusesTheProblemIsLeftOut) {
   const json rows = tiny("plan", {"--q-len", "64", "--kv-len", "256"})["results"][0]["rows"];
   EXPECT_EQ(names(rows).back(), "total coverage");
+  const ToolResult alone =
+      run_tool({"bench", "plan", "--q-len", "64", "--kv-len", "256", "--rule", "official"});
+  EXPECT_EQ(alone.exit_code, 1);
+  EXPECT_THAT(alone.err, HasSubstr("FlexPrefill.rule = official"));
 }
 
 TEST(BenchAccuracy, ErrorsGrowWithTheRoundingOfTheInputs) {

@@ -171,11 +171,17 @@ CaseResult measure_attention(const Inputs& inputs, const AttentionWork& work, co
   if (work.dense) entries.push_back(std::make_unique<MaskEntry>(inputs, 1.0, context));
   for (const double density : work.densities)
     entries.push_back(std::make_unique<MaskEntry>(inputs, density, context));
-  for (const auto& [name, policy] : work.policies)
-    if (backend.why_not(inputs.problem, std::span(&policy, 1), {}).empty())
+  for (const auto& [name, policy] : work.policies) {
+    const std::string why = backend.why_not(inputs.problem, std::span(&policy, 1), {});
+    if (why.empty()) {
       entries.push_back(std::make_unique<PolicyEntry>(inputs, name, policy, context));
+    } else if (work.policies.size() == 1) {
+      throw Error(why);
+    }
+  }
 
   std::vector<Work> works;
+  works.reserve(entries.size());
   for (const std::unique_ptr<Entry>& entry : entries)
     works.emplace_back([&entry] { return entry->run(); });
   std::optional<Peak> peak;

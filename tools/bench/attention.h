@@ -28,7 +28,8 @@ struct AttentionWork {
 const Backend& backend_of(const AttentionProblem& problem, const Policy& policy,
                           const Context& context);
 
-// Everything interleaved round by round. A policy that the backend refuses is left out.
+// Everything interleaved round by round. Of several policies those that the backend refuses are
+// left out; a lone one throws Error.
 CaseResult measure_attention(const Inputs& inputs, const AttentionWork& work, const Setup& setup);
 
 // Dense attend() with one thread and with all of the context's, interleaved.

@@ -5,11 +5,14 @@
 #include "tools/bench/bench_commands.h"
 #include "tools/bench/bench_options.h"
 #include "tools/bench/memory.h"
+#include "tools/bench/products.h"
 
 namespace flexprefill::tools {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr int64_t kProductSize = 2048;
 
 struct PeakArguments {
   PolicyOptions place;
@@ -45,10 +48,14 @@ void bench_peak(const PeakArguments& arguments) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       if (dtype == DType::kBF16 && kernels->bf16 == nullptr) continue;
       const Peak peak = *Peak::of(backend, dtype, threads);
-      std::vector<double> rates;
-      for (int n = 0; n < 3 * repeats; ++n) rates.push_back(peak.sample());
-      add("multiply-add " + peak.name(), threads, summarize(std::move(rates)), "GFLOP/s");
+      add("multiply-add " + peak.name(), threads,
+          take_samples(3 * repeats, [&] { return peak.sample(); }), "GFLOP/s");
     }
+    const runtime::Linear square = square_product(kProductSize);
+    const runtime::Linear* const product = &square;
+    add("oneDNN product " + std::string(to_string(runtime::matmul_dtype())) + ", " +
+            std::to_string(kProductSize) + " ^ 3",
+        threads, measure_products({&product, 1}, kProductSize, threads, repeats), "GFLOP/s");
     for (const auto& [name, bytes] : {std::pair("memory, 256 MiB", int64_t{256} << 20),
                                       std::pair("cache, 4 MiB", int64_t{4} << 20)}) {
       const Bandwidth bandwidth = measure_bandwidth(*kernels, threads, bytes, repeats);

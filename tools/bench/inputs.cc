@@ -25,9 +25,12 @@ class Normals {
 
 constexpr float kPeakyScale = 6.0f;  // standard deviation of the scaled scores: +-25 over 4096 keys
 constexpr size_t kPositionPairs = 6;
+constexpr float kLikedScore = 12.0f;  // scaled score of every query with a liked key
+constexpr float kQueryValue = 6.0f;
 
 // Channels 0 .. 12 of q and k carry cos and sin of the position at six wavelengths, so that q . k
-// falls with the distance; channel 12 is large in a few keys only.
+// falls with the distance; channel 12 is large in a few keys only, which alone hold most of the
+// mass of 16K keys: 7 exp(12) beside 16384 exp(1/2).
 void add_structure(std::span<float> row, int64_t position, int32_t h, bool is_key) {
   if (row.size() < 2 * kPositionPairs + 1) return;
   const float strength = 1.0f + static_cast<float>(h % 4);
@@ -37,8 +40,9 @@ void add_structure(std::span<float> row, int64_t position, int32_t h, bool is_ke
     row[2 * pair] = strength * static_cast<float>(std::cos(angle));
     row[2 * pair + 1] = strength * static_cast<float>(std::sin(angle));
   }
-  const bool liked = position < 4 || position % 1777 == 5;
-  row[2 * kPositionPairs] = is_key ? (liked ? 12.0f : 0.0f) : 6.0f;
+  const bool liked = position < 4 || position % 4099 == 5;
+  const float key = kLikedScore * std::sqrt(static_cast<float>(row.size())) / kQueryValue;
+  row[2 * kPositionPairs] = is_key ? (liked ? key : 0.0f) : kQueryValue;
 }
 
 std::vector<uint64_t> memory_for(const HeadView& view) {

@@ -12,8 +12,6 @@
 #include "flexprefill/error.h"
 #include "tools/bench/suite.h"
 
-extern char** environ;
-
 namespace flexprefill::tools {
 namespace {
 

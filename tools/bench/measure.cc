@@ -41,6 +41,12 @@ Samples summarize(std::vector<double> values) {
   return {median, values.front(), values.back(), static_cast<int>(values.size())};
 }
 
+Samples take_samples(int count, const std::function<double()>& sample) {
+  std::vector<double> values(static_cast<size_t>(count));
+  for (double& value : values) value = sample();
+  return summarize(std::move(values));
+}
+
 double seconds_of(const std::function<void()>& run) {
   const double begin = now();
   run();

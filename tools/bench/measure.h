@@ -19,6 +19,7 @@ struct Samples {
   int count = 0;
 };
 Samples summarize(std::vector<double> values);
+Samples take_samples(int count, const std::function<double()>& sample);
 
 // How often work is repeated after one warm-up: `count` times, or as often as fits into `seconds`.
 struct Repeats {

@@ -27,7 +27,7 @@ std::span<const float> tokens_of(const std::vector<float>& values, int64_t first
 
 std::vector<int32_t> ids_of_text(const std::string& folder, const std::string& text,
                                  int64_t tokens) {
-  const std::vector<int32_t> ids =
+  std::vector<int32_t> ids =
       runtime::Tokenizer::load(folder).encode(text, /*add_special_tokens=*/true);
   if (ids.empty()) throw Error("the prompt is empty; name a file with text");
   if (tokens == 0) return ids;

@@ -2,10 +2,8 @@
 
 #include <algorithm>
 
-#include "runtime/buffer.h"
-#include "runtime/convert.h"
-#include "runtime/thread_scope.h"
 #include "runtime/weights.h"
+#include "tools/bench/products.h"
 
 namespace flexprefill::tools {
 namespace {
@@ -20,10 +18,6 @@ std::vector<const runtime::Linear*> products_of(const runtime::LayerWeights& lay
   return {&layer.qkv, &layer.attention_out, &layer.gate_up, &layer.down};
 }
 
-double flops_of(const runtime::Linear& linear, double rows) {
-  return 2.0 * rows * static_cast<double>(linear.n()) * static_cast<double>(linear.k());
-}
-
 // The last layer's rows beyond the last are not computed behind its attention, and neither are the
 // logits of any other token.
 double product_flops(const ModelWeights& weights, double tokens) {
@@ -36,35 +30,10 @@ double product_flops(const ModelWeights& weights, double tokens) {
   return flops;
 }
 
-// The products of one layer, one after the other on all threads: operations per second.
-double onednn_flops_per_second(const ModelWeights& weights, int threads) {
-  const runtime::ThreadScope scope(threads);
-  runtime::Matmul matmul;
-  double flops = 0.0, seconds = 0.0;
-  for (const runtime::Linear* linear : products_of(weights.layers.front())) {
-    const auto count = static_cast<size_t>(kProductRows * linear->k());
-    std::vector<float> values(count);
-    for (size_t n = 0; n < count; ++n) values[n] = 1e-3f * static_cast<float>(n % 997) - 0.5f;
-    const runtime::Buffer input(count * sizeof(float), "the inputs of a product");
-    runtime::convert_row(values.data(), static_cast<int64_t>(count), runtime::matmul_dtype(),
-                         input.data());
-    std::vector<float> output(static_cast<size_t>(kProductRows * linear->n()));
-    std::vector<double> samples;
-    for (int n = 0; n <= kProductRepeats; ++n) {
-      samples.push_back(seconds_of([&] {
-        matmul.run(*linear, input.data(), kProductRows, output.data(), /*accumulate=*/false);
-      }));
-    }
-    samples.erase(samples.begin());  // warm-up
-    seconds += summarize(std::move(samples)).median;
-    flops += flops_of(*linear, static_cast<double>(kProductRows));
-  }
-  return flops / seconds;
-}
-
 PrefillTimes times_of(const std::string& policy, const std::vector<PrefillResult>& results) {
   const auto samples = [&](auto part) {
     std::vector<double> values;
+    values.reserve(results.size());
     for (const PrefillResult& result : results) values.push_back(part(result));
     return summarize(std::move(values));
   };
@@ -149,7 +118,10 @@ ModelResult measure_model(const runtime::Model& model, std::span<const int32_t> 
   result.attend_flops =
       4.0 * config.head_dim * config.heads * config.layers * length * (length + 1) / 2;
   result.product_flops = product_flops(model.weights(), length);
-  result.onednn_flops_per_second = onednn_flops_per_second(model.weights(), setup.context.threads);
+  result.onednn_flops_per_second =
+      measure_products(products_of(model.weights().layers.front()), kProductRows,
+                       setup.context.threads, kProductRepeats)
+          .median;
   result.peak_name = peak ? peak->name() : "";
   result.peak = summarize(std::move(peaks));
   return result;

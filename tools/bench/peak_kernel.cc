@@ -17,11 +17,11 @@ double multiply_add(int64_t iterations, float* result) {
   const Vec a = broadcast(*result), b = broadcast(*result * 0.5f);
   for (int64_t n = 0; n < iterations; ++n) {
     FLEXPREFILL_UNROLL
-    for (int chain = 0; chain < kChains; ++chain) sums[chain] = Product::dot(sums[chain], a, b);
+    for (Vec& sum : sums) sum = Product::dot(sum, a, b);
   }
   float total = 0.0f;
   FLEXPREFILL_UNROLL
-  for (int chain = 0; chain < kChains; ++chain) total += sum_of_lanes(sums[chain]);
+  for (const Vec& sum : sums) total += sum_of_lanes(sum);
   *result = total;
   return 2.0 * kLanes * Product::kDepth * kChains * static_cast<double>(iterations);
 }
@@ -43,13 +43,13 @@ double peak_read(const float* data, int64_t count, float* result) {
   constexpr int kSums = 8;
   Vec sums[kSums];
   FLEXPREFILL_UNROLL
-  for (int n = 0; n < kSums; ++n) sums[n] = broadcast(0.0f);
+  for (Vec& sum : sums) sum = broadcast(0.0f);
   for (int64_t n = 0; n < count; n += kSums * kLanes) {
     FLEXPREFILL_UNROLL
     for (int s = 0; s < kSums; ++s) sums[s] = sums[s] + load_f32(data + n + s * kLanes);
   }
   FLEXPREFILL_UNROLL
-  for (int s = 0; s < kSums; ++s) *result += sum_of_lanes(sums[s]);
+  for (const Vec& sum : sums) *result += sum_of_lanes(sum);
   return static_cast<double>(count) * sizeof(float);
 }
 

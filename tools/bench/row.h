@@ -17,13 +17,13 @@ struct Row {
   double flops = std::numeric_limits<double>::quiet_NaN();
   std::string flop_count;  // how they are counted: "exact-causal" or "whole blocks"
   std::string peak_name;   // "bf16 avx512bf16"
-  Samples peak;            // FLOP/s
+  Samples peak;            // FLOP/s; the highest sample counts, as a disturbance only lowers one
   double bytes = std::numeric_limits<double>::quiet_NaN();
   double computed_share = std::numeric_limits<double>::quiet_NaN();
   double times_dense = std::numeric_limits<double>::quiet_NaN();  // seconds / dense attend's
 
   double gflops() const { return flops / seconds.median / 1e9; }
-  double peak_share() const { return flops / seconds.median / peak.median; }
+  double peak_share() const { return flops / seconds.median / peak.max; }
   double gigabytes_per_second() const { return bytes / seconds.median / 1e9; }
 };
 

@@ -1,12 +1,29 @@
 # The subcommand `bench`.
 target_sources(
   flexprefill_cli
-  PRIVATE bench/accuracy.cc bench/attention.cc bench/bench.cc bench/bench_accuracy.cc bench/bench_attention.cc bench/bench_model.cc
-          bench/bench_options.cc bench/bench_peak.cc bench/bench_suite.cc bench/inputs.cc bench/machine.cc
-          bench/measure.cc bench/memory.cc bench/model_layers.cc bench/model_prefill.cc bench/model_report.cc
+  PRIVATE bench/accuracy.cc
+          bench/attention.cc
+          bench/bench.cc
+          bench/bench_accuracy.cc
+          bench/bench_attention.cc
+          bench/bench_model.cc
+          bench/bench_options.cc
+          bench/bench_peak.cc
+          bench/bench_suite.cc
+          bench/inputs.cc
+          bench/isa_process.cc
+          bench/machine.cc
+          bench/measure.cc
+          bench/memory.cc
+          bench/model_layers.cc
+          bench/model_prefill.cc
+          bench/model_report.cc
           bench/peak.cc
-          bench/row.cc bench/isa_process.cc bench/suite.cc
-          bench/suite_attention.cc bench/suite_policy.cc)
+          bench/products.cc
+          bench/row.cc
+          bench/suite.cc
+          bench/suite_attention.cc
+          bench/suite_policy.cc)
 target_link_libraries(flexprefill_cli PRIVATE OpenMP::OpenMP_CXX)
 
 # The machine's limits with each instruction set, through the same simd.h as the kernels.

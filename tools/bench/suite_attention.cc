@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "tools/bench/memory.h"
+#include "tools/bench/products.h"
 #include "tools/bench/suite.h"
 
 namespace flexprefill::tools {
@@ -46,11 +47,17 @@ Section peak_section(SuiteRun& run) {
     if (dtype == DType::kBF16 && kernels->bf16 == nullptr) continue;
     add_limit("multiply-add " + Peak::of(backend, dtype, 1)->name(), [&](int threads) {
       const Peak peak = *Peak::of(backend, dtype, threads);
-      std::vector<double> rates;
-      for (int n = 0; n < 25; ++n) rates.push_back(peak.sample());
-      return summarize(std::move(rates));
+      return take_samples(/*count=*/25, [&] { return peak.sample(); });
     });
   }
+  const int64_t size = run.length(2048);
+  const runtime::Linear square = square_product(size);
+  const runtime::Linear* const product = &square;
+  add_limit("oneDNN product " + std::string(to_string(runtime::matmul_dtype())) + ", " +
+                std::to_string(size) + " ^ 3",
+            [&](int threads) {
+              return measure_products({&product, 1}, size, threads, /*repeats=*/9);
+            });
   constexpr int64_t kMemory = int64_t{256} << 20;
   const int64_t bytes = run.length(kMemory);
   const int repeats = 5;

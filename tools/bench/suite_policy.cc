@@ -87,7 +87,7 @@ Section chunk_section(SuiteRun& run) {
   Section section{"FlexPrefill by chunks against 16K",
                   "The last tokens of a 16K prompt as one chunk: first all layers of needle-14m "
                   "(real q, k, v, bf16), then head_dim 128\nwith structured and with normal data, "
-                  "of which nothing can be left out. Target: never above 1.05x dense.\nThe scores "
+                  "whose attention is spread evenly. Target: never above 1.05x dense.\nThe scores "
                   "of the probe rows alone cost 64 / chunk of dense attention.",
                   {}};
   section.table.add_row(layer_head());
