@@ -192,8 +192,9 @@ FLEXPREFILL_INLINE void multiply_panel(Left<typename Product::Unit> left,
   for (int r = 0; r < kRows; ++r) {
     FLEXPREFILL_UNROLL
     for (int x = 0; x < kVecs; ++x) {
-      acc[r][x] =
-          kMode == Sums::kFresh ? broadcast(0.0f) : load_f32(sums + r * kStride + x * kLanes);
+      acc[r][x] = kMode == Sums::kFresh || kMode == Sums::kFreshAndTop
+                      ? broadcast(0.0f)
+                      : load_f32(sums + r * kStride + x * kLanes);
       if (kMode == Sums::kScaleAndAdd) acc[r][x] = acc[r][x] * load_f32(scale + x * kLanes);
     }
   }
