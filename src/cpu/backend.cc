@@ -80,7 +80,7 @@ HeadAndBlock head_and_block(const AttentionProblem& problem, const BlockMask& ma
 std::span<ItemRange> list_items(std::span<const AttentionProblem> problems,
                                 std::span<const BlockMask> masks, std::span<ItemRange> list,
                                 int threads) {
-  constexpr int64_t kItemsPerThread = 8;
+  constexpr int64_t kItemsPerThread = 4;
   const auto size = static_cast<int32_t>(std::clamp<int64_t>(
       static_cast<int64_t>(list.size()) / (kItemsPerThread * threads), 1, kMaxQueryBlocks));
   size_t num_items = 0;
