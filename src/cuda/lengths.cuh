@@ -49,8 +49,8 @@ __host__ __device__ inline Lengths lengths_from(const LengthSource& s, int64_t q
   lengths.q_start = s.has_q_start ? s.q_start : lengths.kv_len - lengths.q_len;
   static_assert(kBlock == 128);
   lengths.first_q_block = lengths.q_start >> 7;  // floor, also of negative positions
-  lengths.q_blocks =
-      lengths.q_len == 0 ? 0
+  lengths.q_blocks = lengths.q_len == 0
+                         ? 0
                          : static_cast<int32_t>(((lengths.q_start + lengths.q_len - 1) >> 7) -
                                                 lengths.first_q_block + 1);
   lengths.k_blocks = static_cast<int32_t>((lengths.kv_len + kBlock - 1) >> 7);

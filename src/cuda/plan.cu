@@ -85,7 +85,12 @@ void plan_problems(std::span<const AttentionProblem> problems, std::span<const P
   for (size_t p = 0; p < problems.size(); ++p) {
     for (int32_t h = 0; h < masks[p].heads; ++h) {
       const Policy& policy = policies[policies.size() == 1 ? 0 : static_cast<size_t>(h)];
-      FixedHead head = {length_source(problems[p]), device_mask(masks[p]), reports[p], h, 0, INT32_MAX,
+      FixedHead head = {length_source(problems[p]),
+                        device_mask(masks[p]),
+                        reports[p],
+                        h,
+                        0,
+                        INT32_MAX,
                         Pattern::kDense};
       if (const auto* shape = std::get_if<AShape>(&policy)) {
         head.pattern = Pattern::kAShape;
