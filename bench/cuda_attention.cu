@@ -1,6 +1,7 @@
-// Times attend() (and plan()) of the cuda backend:  cuda_attention_bench [--only NAME[,NAME]] [--repeats N]
-// NAME: dense, sparse, chunk, heads, paged, dims. bf16, random normal data, medians of event times. FLOP are
-// counted exact-causal for dense, and as whole 128 x 128 blocks for masks. One line per measurement:
+// Times attend() (and plan()) of the cuda backend:  cuda_attention_bench [--only NAME[,NAME]]
+// [--repeats N] NAME: dense, sparse, chunk, heads, paged, dims. bf16, random normal data, medians
+// of event times. FLOP are counted exact-causal for dense, and as whole 128 x 128 blocks for masks.
+// One line per measurement:
 //   section  D  q_len/kv_len  heads  share of blocks  ms (min .. max)  TFLOP/s  of the dense rate
 
 #include <cuda_bf16.h>
@@ -177,8 +178,8 @@ struct Times {
   double min, median, max;  // ms
 };
 
-// All repetitions are queued before the first result is asked for, so that short kernels do not wait
-// for the host.
+// All repetitions are queued before the first result is asked for, so that short kernels do not
+// wait for the host.
 Times measure(int count, const std::function<void()>& work) {
   for (int n = 0; n < 3; ++n) work();
   std::vector<cudaEvent_t> events(static_cast<size_t>(count) + 1);
@@ -205,13 +206,14 @@ std::map<std::string, double> rates;  // TFLOP/s of what was measured, for compa
 double report(const char* section, const Shape& shape, Inputs& inputs, double reference = 0.0) {
   const double expected_ms = inputs.flops() / 4e11;  // at 400 TFLOP/s
   const int count = expected_ms > 100 ? 5 : expected_ms > 5 ? repeats : 2 * repeats;
-  const Times times = measure(
-      count, [&] { attend(inputs.problem, inputs.grid, {}, inputs.context); });
+  const Times times =
+      measure(count, [&] { attend(inputs.problem, inputs.grid, {}, inputs.context); });
   const double rate = inputs.flops() / times.median * 1e-9;
-  std::printf("%-8s D %3d  %6lld/%-7lld %2d/%d  page %-5d share %5.3f  %9.3f ms (%.3f .. %.3f)  %6.1f",
-              section, shape.head_dim, static_cast<long long>(shape.q_len),
-              static_cast<long long>(shape.kv_len), shape.heads, shape.kv_heads, shape.page_size,
-              inputs.share(), times.median, times.min, times.max, rate);
+  std::printf(
+      "%-8s D %3d  %6lld/%-7lld %2d/%d  page %-5d share %5.3f  %9.3f ms (%.3f .. %.3f)  %6.1f",
+      section, shape.head_dim, static_cast<long long>(shape.q_len),
+      static_cast<long long>(shape.kv_len), shape.heads, shape.kv_heads, shape.page_size,
+      inputs.share(), times.median, times.min, times.max, rate);
   if (reference > 0) std::printf("  %.3f", rate / reference);
   std::printf("\n");
   std::fflush(stdout);
@@ -227,7 +229,8 @@ void bench_dense() {
 }
 
 void bench_dims() {
-  for (const auto& [dim, v_dim] : {std::pair(64, 64), {96, 96}, {192, 128}, {192, 192}, {256, 256}}) {
+  for (const auto& [dim, v_dim] :
+       {std::pair(64, 64), {96, 96}, {192, 128}, {192, 192}, {256, 256}}) {
     for (const int64_t n : {16384, 32768}) {
       Shape shape = {n, n};
       shape.head_dim = dim;

@@ -85,13 +85,14 @@ bool DeviceBuffer::guards_untouched() const {
   const auto poison = [](std::byte b) { return b == std::byte{kPoison}; };
   const std::byte* const end = memory_ + bytes_ + 2 * kGuard + 256;
   return std::ranges::all_of(read(memory_, static_cast<size_t>(data_ - memory_)), poison) &&
-         std::ranges::all_of(
-             read(data_ + bytes_, static_cast<size_t>(end - data_) - bytes_), poison);
+         std::ranges::all_of(read(data_ + bytes_, static_cast<size_t>(end - data_) - bytes_),
+                             poison);
 }
 
 OnDevice::OnDevice(std::span<const AttentionProblem> problems, std::span<const BlockMask> masks) {
   for (AttentionProblem problem : problems) {
-    const size_t lse_bytes = static_cast<size_t>(problem.q.tokens * problem.q.heads) * sizeof(float);
+    const size_t lse_bytes =
+        static_cast<size_t>(problem.q.tokens * problem.q.heads) * sizeof(float);
     problem.q = add(problem.q, /*output=*/false);
     problem.kv = add(problem.kv);
     problem.out = add(problem.out, /*output=*/true);
@@ -156,14 +157,12 @@ void OnDevice::download() const {
 }
 
 Stream::Stream() {
-  CHECK_CUDA(cudaStreamCreateWithFlags(reinterpret_cast<cudaStream_t*>(&stream_),
-                                       cudaStreamNonBlocking));
+  CHECK_CUDA(
+      cudaStreamCreateWithFlags(reinterpret_cast<cudaStream_t*>(&stream_), cudaStreamNonBlocking));
 }
 
 Stream::~Stream() { cudaStreamDestroy(static_cast<cudaStream_t>(stream_)); }
 
-void Stream::wait() const {
-  CHECK_CUDA(cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)));
-}
+void Stream::wait() const { CHECK_CUDA(cudaStreamSynchronize(static_cast<cudaStream_t>(stream_))); }
 
 }  // namespace flexprefill::test

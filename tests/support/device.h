@@ -1,7 +1,8 @@
 #pragma once
 
 // Copies of host problems in GPU memory, so that the suites that loop over backends serve the cuda
-// backend as well. Without the backend, or without a GPU for it, placed() and OnDevice are not used.
+// backend as well. Without the backend, or without a GPU for it, placed() and OnDevice are not
+// used.
 
 #include <memory>
 #include <span>
@@ -18,7 +19,8 @@ bool runs_on_gpu(const Backend& backend);
 // Why no test can run on this backend on this machine (no GPU); empty = tests run.
 std::string machine_why_not(const Backend& backend);
 
-// The problem as it would look in the backend's memory: the devices of the views change, nothing else.
+// The problem as it would look in the backend's memory: the devices of the views change, nothing
+// else.
 AttentionProblem placed(const Backend& backend, AttentionProblem problem);
 
 // GPU memory filled with NaN, with a guard band on both sides.
