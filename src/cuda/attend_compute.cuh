@@ -1,11 +1,14 @@
 #pragma once
 
-// The computing warps: two groups of four, 64 queries each. Per step j of a tile, from the diagonal
-// down:
+// The computing warps: two groups of four, 64 queries each. The steps of all tiles form one stream;
+// in each
 //
-//   S = Q K_j^T          while, with the P of the step before,
-//   O = O + P V_(j-1)    runs behind it on the tensor cores
-//   P, alpha = softmax(S);  O = O alpha
+//   S = Q K_next^T       is started, and behind it on the tensor cores
+//   O = O + P V          of the step before;
+//   P = softmax(S)       while that runs; then O = O alpha
+//
+// Where the next step belongs to another tile, O is stored between its softmax and its product with
+// V, so that a short tile costs little more than its steps.
 
 #include "cuda/attend_problem.cuh"
 #include "cuda/attend_shape.cuh"
@@ -24,7 +27,8 @@ class Computer {
   using K = typename Shape::K;
   using V = typename Shape::V;
   static constexpr int kKeys = Shape::kKeys;
-  static constexpr bool kStepsPerBlockMany = Shape::kStepsPerBlock > 1;
+  static constexpr int kVHeadDim = Shape::kVHeadDim;
+  static constexpr bool kManySteps = Shape::kStepsPerBlock > 1;
 
  public:
   __device__ explicit Computer(Shared& shared)
@@ -38,20 +42,11 @@ class Computer {
     while (true) {
       wait(shared_.q_full[q_.stage], q_.parity);
       work_ = &shared_.work[q_.stage];
-      const int32_t steps = work_->steps;
-      if (steps < 0) break;
-      float r_o[Shape::kVHeadDim / 2];
-      RowState row;
-      if (steps > 0) {
-        attend_keys(steps, r_o, row);
-      } else {
-#pragma unroll
-        for (float& o : r_o) o = 0.0f;
-        row.m[0] = row.m[1] = row.l[0] = row.l[1] = 0.0f;
-      }
-      store(r_o, row);
-      release(shared_.q_empty[q_.stage]);
-      q_.advance();
+      if (work_->steps < 0) break;
+      if (work_->steps > 0)
+        attend_tiles();
+      else
+        store_zeros();
     }
   }
 
@@ -68,15 +63,15 @@ class Computer {
     if (lane_ == 0) arrive(empty);
   }
 
-  // This group's rows of the Q tile.
-  __device__ uint32_t s_q() const {
-    return shared_address(shared_.q[q_.stage]) + group_ * 64 * Q::kRowBytes;
+  // This group's rows of a Q tile.
+  __device__ uint32_t s_q(uint32_t stage) const {
+    return shared_address(shared_.q[stage]) + group_ * 64 * Q::kRowBytes;
   }
 
   // S = Q K^T, in flight.
   __device__ void start_scores(float (&r_s)[kKeys / 2]) {
     constexpr int kPerPanel = Q::kPanel / 16;
-    const uint64_t q = matrix_descriptor<Q::kPanel>(s_q(), 16);
+    const uint64_t q = matrix_descriptor<Q::kPanel>(s_q(q_.stage), 16);
     const uint64_t k = matrix_descriptor<K::kPanel>(shared_address(shared_.k[k_.stage]), 16);
 #pragma unroll
     for (int n = 0; n < Shape::kHeadDim / 16; ++n) {
@@ -88,15 +83,15 @@ class Computer {
     wgmma_commit();
   }
 
-  // O += P V, in flight.
-  __device__ void start_output(float (&r_o)[Shape::kVHeadDim / 2],
-                               const uint32_t (&r_p)[kKeys / 4]) {
+  // O = P V or, keeping what is there, O += P V; in flight.
+  __device__ void start_output(float (&r_o)[kVHeadDim / 2], const uint32_t (&r_p)[kKeys / 4],
+                               bool keep) {
     const uint64_t v =
         matrix_descriptor<V::kPanel>(shared_address(shared_.v[v_.stage]), V::kPanelBytes);
 #pragma unroll
     for (int n = 0; n < kKeys / 16; ++n) {
-      Wgmma<Element, Shape::kVHeadDim>::template rs<1>(
-          r_o, r_p + 4 * n, v + n * (16 * V::kRowBytes >> 4), /*keep=*/1);
+      Wgmma<Element, kVHeadDim>::template rs<1>(r_o, r_p + 4 * n, v + n * (16 * V::kRowBytes >> 4),
+                                                n > 0 || keep);
     }
     wgmma_commit();
   }
@@ -117,10 +112,36 @@ class Computer {
     return static_cast<int32_t>(group_ * 64 + warp_ * 16 + lane_ / 4);
   }
 
-  __device__ void attend_keys(int32_t steps, float (&r_o)[Shape::kVHeadDim / 2], RowState& row) {
-    const float c = work_->scale_log2;
+  enum class Next { kStep, kTile, kNothing };
+
+  // What follows step `step` of this tile; K of it has then arrived.
+  __device__ Next wait_for_next(int32_t step) {
+    if (step + 1 < work_->steps) {
+      wait(shared_.k_full[k_.stage], k_.parity);
+      return Next::kStep;
+    }
+    // With one stage, the next Q comes when this tile is stored.
+    if constexpr (Shape::kQStages > 1) {
+      auto next = q_;
+      next.advance();
+      wait(shared_.q_full[next.stage], next.parity);
+      if (shared_.work[next.stage].steps > 0) {
+        wait(shared_.k_full[k_.stage], k_.parity);
+        return Next::kTile;
+      }
+    }
+    return Next::kNothing;
+  }
+
+  // Computes this tile and those that follow it without a gap.
+  __device__ void attend_tiles() {
     float r_s[kKeys / 2];
     uint32_t r_p[kKeys / 4];
+    float r_o[kVHeadDim / 2];
+    RowState row;
+    reset(row);
+#pragma unroll
+    for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
 
     wait(shared_.k_full[k_.stage], k_.parity);
     pin(r_s);
@@ -131,13 +152,22 @@ class Computer {
     release(shared_.k_empty[k_.stage]);
     k_.advance();
     mask(r_s, 0);
-    softmax_step</*kFirst=*/true, Shape::kLazyRescale, kStepsPerBlockMany>(r_s, row, c);
+    softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, work_->scale_log2);
     pack_p<Element>(r_p, r_s);
-#pragma unroll
-    for (float& o : r_o) o = 0.0f;
-    if (steps > 1) wait(shared_.k_full[k_.stage], k_.parity);
+    int32_t step = 0;
+    bool keep = false;  // O has this tile's earlier steps
+    Next next = wait_for_next(step);
 #pragma unroll 1
-    for (int32_t step = 1; step < steps; ++step) {
+    while (next != Next::kNothing) {
+      const bool other_tile = Shape::kQStages > 1 && next == Next::kTile;
+      const uint32_t stored_stage = q_.stage;
+      const RowState stored = row;
+      if (other_tile) {
+        q_.advance();
+        work_ = &shared_.work[q_.stage];
+        reset(row);
+      }
+      step = other_tile ? 0 : step + 1;
       take_turn();
       pin(r_s);
       pin(r_o);
@@ -146,61 +176,86 @@ class Computer {
       start_scores(r_s);
       wait(shared_.v_full[v_.stage], v_.parity);
       wgmma_fence();
-      start_output(r_o, r_p);
+      start_output(r_o, r_p, keep);
       give_turn(/*to=*/1 - group_);
       wgmma_wait<1>();
       pin(r_s);
       release(shared_.k_empty[k_.stage]);
       k_.advance();
-      if (kStepsPerBlockMany && step < Shape::kStepsPerBlock) mask(r_s, step);
-      softmax_step</*kFirst=*/false, Shape::kLazyRescale, kStepsPerBlockMany>(r_s, row, c);
-      // This wait is a branch, and has to stand here: without one, ptxas moves the wait for O below
-      // up, above the exponentials.
-      if (step + 1 < steps) wait(shared_.k_full[k_.stage], k_.parity);
-      wgmma_wait<0>();
-      pin(r_o);
-      pin(r_p);
-      release(shared_.v_empty[v_.stage]);
-      v_.advance();
-      pack_p<Element>(r_p, r_s);
-      rescale<Shape::kLazyRescale>(r_o, row);
+      if (step < Shape::kStepsPerBlock) mask(r_s, step);
+      softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, work_->scale_log2);
+      // Both ways begin with a branch, and have to: without one, ptxas moves the wait for O up,
+      // above the exponentials.
+      if (other_tile) {
+        finish_output(r_o, r_p);
+        pack_p<Element>(r_p, r_s);
+        store(stored_stage, r_o, stored);
+        release(shared_.q_empty[stored_stage]);
+        keep = false;
+        next = wait_for_next(step);
+      } else {
+        next = wait_for_next(step);
+        finish_output(r_o, r_p);
+        pack_p<Element>(r_p, r_s);
+        rescale<Shape::kLazyRescale>(r_o, row);
+        keep = true;
+      }
     }
     wait(shared_.v_full[v_.stage], v_.parity);
     pin(r_o);
     pin(r_p);
     wgmma_fence();
-    start_output(r_o, r_p);
-    row.l[0] = sum_of_row(row.l[0]);
-    row.l[1] = sum_of_row(row.l[1]);
+    start_output(r_o, r_p, keep);
+    finish_output(r_o, r_p);
+    store(q_.stage, r_o, row);
+    release(shared_.q_empty[q_.stage]);
+    q_.advance();
+  }
+
+  __device__ void finish_output(float (&r_o)[kVHeadDim / 2], uint32_t (&r_p)[kKeys / 4]) {
     wgmma_wait<0>();
     pin(r_o);
+    pin(r_p);
     release(shared_.v_empty[v_.stage]);
     v_.advance();
   }
 
+  // A tile that reads no block.
+  __device__ void store_zeros() {
+    float r_o[kVHeadDim / 2];
+#pragma unroll
+    for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
+    RowState row;
+    reset(row);
+    store(q_.stage, r_o, row);
+    release(shared_.q_empty[q_.stage]);
+    q_.advance();
+  }
+
   // out = O / l through this group's rows of the Q tile, and lse = m + ln l.
-  __device__ void store(const float (&r_o)[Shape::kVHeadDim / 2], const RowState& row) {
-    const int32_t row0 = work_->first_row + row_in_tile();
-    const int32_t q_len = work_->q_len;
-    if (work_->g_lse != nullptr && lane_ % 4 == 0) {
+  __device__ void store(uint32_t stage, const float (&r_o)[kVHeadDim / 2], const RowState& row) {
+    const TileWork& work = shared_.work[stage];
+    const float l[2] = {sum_of_row(row.l[0]), sum_of_row(row.l[1])};
+    const int32_t row0 = work.first_row + row_in_tile();
+    const int32_t q_len = work.q_len;
+    if (work.g_lse != nullptr && lane_ % 4 == 0) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int32_t t = row0 + 8 * r;
         if (t < 0 || t >= q_len) continue;
-        const float lse = (__fmul_rn(row.m[r], work_->scale_log2) + log2f(row.l[r])) * kLn2;
-        work_->g_lse[t] = row.l[r] == 0.0f ? -INFINITY : lse;
+        const float lse = (__fmul_rn(row.m[r], work.scale_log2) + log2f(l[r])) * kLn2;
+        work.g_lse[t] = l[r] == 0.0f ? -INFINITY : lse;
       }
     }
     // A NaN in l goes on into the output.
-    const float inverse[2] = {row.l[0] == 0.0f ? 0.0f : 1.0f / row.l[0],
-                              row.l[1] == 0.0f ? 0.0f : 1.0f / row.l[1]};
+    const float inverse[2] = {l[0] == 0.0f ? 0.0f : 1.0f / l[0], l[1] == 0.0f ? 0.0f : 1.0f / l[1]};
     named_barrier_sync(3 + group_, 128);  // the whole group has read its Q
-    using Out = TileLayout<Shape::kRows, Shape::kVHeadDim>;
+    using Out = TileLayout<Shape::kRows, kVHeadDim>;
     static_assert(Out::kBytes <= Q::kBytes && Out::kRowBytes == Q::kRowBytes);
-    const uint32_t s_out = s_q();
+    const uint32_t s_out = s_q(stage);
     const int matrix_row = static_cast<int>(warp_ * 16 + lane_ % 16);
 #pragma unroll
-    for (int n = 0; n < Shape::kVHeadDim / 16; ++n) {
+    for (int n = 0; n < kVHeadDim / 16; ++n) {
       const float* o = r_o + 8 * n;
       store_matrices(chunk_address<Out>(s_out, matrix_row, 2 * n + static_cast<int>(lane_ / 16)),
                      pack<Element>(o[0] * inverse[0], o[1] * inverse[0]),
@@ -209,10 +264,10 @@ class Computer {
                      pack<Element>(o[6] * inverse[1], o[7] * inverse[1]));
     }
     __syncwarp();
-    auto* g_out = static_cast<Element*>(work_->g_out);
-    const int64_t token_stride = work_->out_token_stride;
-    const int32_t first = work_->first_row + static_cast<int32_t>(group_ * 64 + warp_ * 16);
-    constexpr int kChunks = Shape::kVHeadDim / 8;
+    auto* g_out = static_cast<Element*>(work.g_out);
+    const int64_t token_stride = work.out_token_stride;
+    const int32_t first = work.first_row + static_cast<int32_t>(group_ * 64 + warp_ * 16);
+    constexpr int kChunks = kVHeadDim / 8;
 #pragma unroll
     for (int n = 0; n < kChunks / 2; ++n) {  // 16 rows, 32 chunks of 16 bytes at a time
       const int at = n * 32 + static_cast<int>(lane_), chunk = at % kChunks;
