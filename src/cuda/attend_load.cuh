@@ -1,0 +1,285 @@
+#pragma once
+
+// The loading warp: takes tiles from the call's counter, decodes their mask rows from the diagonal
+// down, and keeps the rings of Q, K and V filled. All lanes run it together.
+
+#include "cuda/attend_problem.cuh"
+#include "cuda/attend_shape.cuh"
+
+namespace flexprefill::internal::cuda {
+
+constexpr uint32_t kAllLanes = ~0u;
+
+// The key blocks of a mask row in descending order. The lanes hold 32 words at a time.
+class BlockList {
+ public:
+  // g_row may be null: every block below `end`.
+  __device__ BlockList(const uint64_t* g_row, int32_t end, uint32_t lane)
+      : g_row_(g_row), end_(end), lane_(lane), top_((end - 1) >> 6) {
+    int32_t count = 0;
+    for (int32_t top = top_; top >= 0; top -= 32) count += __popcll(load(top));
+    count_ = static_cast<int32_t>(__reduce_add_sync(kAllLanes, static_cast<uint32_t>(count)));
+    word_ = load(top_);
+  }
+
+  __device__ int32_t count() const { return count_; }
+
+  // The next block; at most count() times.
+  __device__ int32_t next() {
+    while (current_ == 0) {
+      const uint32_t left = __ballot_sync(kAllLanes, word_ != 0);
+      if (left == 0) {
+        top_ -= 32;
+        word_ = load(top_);
+        continue;
+      }
+      const int source = __ffs(static_cast<int>(left)) - 1;
+      current_ = __shfl_sync(kAllLanes, word_, source);
+      current_index_ = top_ - source;
+      if (static_cast<int>(lane_) == source) word_ = 0;
+    }
+    const int bit = 63 - __clzll(static_cast<long long>(current_));
+    current_ ^= uint64_t{1} << bit;
+    return current_index_ * 64 + bit;
+  }
+
+ private:
+  // Word top - lane, without bits at or above end_; 0 below the row's first word.
+  __device__ uint64_t load(int32_t top) const {
+    const int32_t index = top - static_cast<int32_t>(lane_);
+    if (index < 0) return 0;
+    const uint64_t word = g_row_ == nullptr ? ~uint64_t{0} : g_row_[index];
+    const int32_t bits = end_ - index * 64;
+    return bits >= 64 ? word : word & ((uint64_t{1} << bits) - 1);
+  }
+
+  const uint64_t* g_row_;
+  int32_t end_;
+  uint32_t lane_;
+  int32_t top_;  // index of lane 0's word
+  uint64_t word_;
+  uint64_t current_ = 0;  // what is left of the word being read, the same in all lanes
+  int32_t current_index_ = 0;
+  int32_t count_;
+};
+
+template <typename Shape>
+class Loader {
+  using Shared = typename Shape::Shared;
+
+ public:
+  __device__ Loader(const AttendCall& call, Shared& shared)
+      : call_(call), shared_(shared), lane_(threadIdx.x % 32) {
+    // The first pass over the rings finds them empty.
+    q_.parity = k_.parity = v_.parity = 1;
+  }
+
+  __device__ void run() {
+    int32_t taken = take_tile();
+    while (true) {
+      const int32_t tile = __shfl_sync(kAllLanes, taken, 0);
+      if (tile >= call_.num_tiles) break;
+      taken = take_tile();  // its latency passes while this tile is loaded
+      load_tile(tile);
+    }
+    wait(shared_.q_empty[q_.stage], q_.parity);
+    if (lane_ == 0) {
+      shared_.work[q_.stage].steps = -1;
+      arrive(shared_.q_full[q_.stage]);
+    }
+  }
+
+ private:
+  // The next tile, in lane 0.
+  __device__ int32_t take_tile() { return lane_ == 0 ? atomicAdd(call_.next_tile, 1) : 0; }
+
+  // Tiles come in ascending order, so the search goes on from the last problem.
+  __device__ const AttendProblem& problem_of(int32_t tile) {
+    const int32_t before = problem_;
+    while (true) {
+      const int32_t n = problem_ + 1 + static_cast<int32_t>(lane_);
+      const bool begun = n < call_.num_problems && call_.problems[n].first_tile <= tile;
+      const int32_t passed = __popc(__ballot_sync(kAllLanes, begun));
+      problem_ += passed;
+      if (passed < 32) break;
+    }
+    const AttendProblem& problem = call_.problems[problem_];
+    if (problem_ != before) {
+      acquire_map(&problem.q_map);
+      acquire_map(&problem.k_map);
+      acquire_map(&problem.v_map);
+    }
+    return problem;
+  }
+
+  // Where a tile's keys are: what the loop over steps needs, in registers.
+  struct KeySource {
+    const CUtensorMap *k_map, *v_map;
+    const int32_t* block_table;
+    int32_t page_size;
+    int32_t box_keys;  // at most kKeys
+    int32_t kv_len;
+    int32_t g;
+    bool memory_goes_on;  // behind kv_len, without the zeros of a tensor map's end
+  };
+
+  __device__ static KeySource key_source(const AttendProblem& problem, int32_t g) {
+    return {.k_map = &problem.k_map,
+            .v_map = &problem.v_map,
+            .block_table = problem.block_table,
+            .page_size = problem.page_size,
+            .box_keys = min(problem.box_keys, Shape::kKeys),
+            .kv_len = static_cast<int32_t>(problem.lengths.kv_len),
+            .g = g,
+            .memory_goes_on =
+                problem.block_table != nullptr || problem.source.kv_len_device != nullptr};
+  }
+
+  __device__ void load_tile(int32_t tile) {
+    const AttendProblem& problem = problem_of(tile);
+    const TileId id = tile_in_problem(problem, tile - problem.first_tile);
+    if (id.i >= problem.lengths.q_blocks) return;  // the true q_len is shorter than its bound
+    const KeySource source = key_source(problem, id.g);
+    BlockList blocks(problem.mask.bits == nullptr ? nullptr : problem.mask.row(id.h, id.i),
+                     problem.lengths.causal_blocks(id.i), lane_);
+    const int32_t steps = blocks.count() * Shape::kStepsPerBlock;
+    // The first step has the last keys of the first block.
+    int32_t key = (steps > 0 ? blocks.next() : 0) * kBlock + kBlock - Shape::kKeys;
+    if (steps > 0) load_k(source, key);
+    post(problem, id, steps, key);
+    for (int32_t step = 1; step <= steps; ++step) {
+      const int32_t previous = key;
+      if (step < steps) {
+        key = step % Shape::kStepsPerBlock != 0 ? key - Shape::kKeys
+                                                : blocks.next() * kBlock + kBlock - Shape::kKeys;
+        load_k(source, key);
+      }
+      load_v(source, previous);
+    }
+  }
+
+  // Tells the computing warps, and loads Q.
+  __device__ void post(const AttendProblem& problem, TileId id, int32_t steps, int32_t first_key) {
+    wait(shared_.q_empty[q_.stage], q_.parity);
+    if (lane_ == 0) {
+      const Lengths& lengths = problem.lengths;
+      const int64_t position = (lengths.first_q_block + id.i) * kBlock;
+      TileWork& work = shared_.work[q_.stage];
+      work.g_out =
+          static_cast<typename Shape::Element*>(problem.g_out) + id.h * problem.out_head_stride;
+      work.g_lse = problem.g_lse == nullptr ? nullptr : problem.g_lse + id.h * problem.lse_stride;
+      work.out_token_stride = problem.out_token_stride;
+      work.steps = steps;
+      work.first_row = static_cast<int32_t>(position - lengths.q_start);
+      work.q_len = static_cast<int32_t>(lengths.q_len);
+      work.diagonal = static_cast<int32_t>(min(position - first_key, int64_t{kBlock}));
+      work.tail = static_cast<int32_t>(min(lengths.kv_len - first_key, int64_t{kBlock}));
+      work.scale_log2 = problem.scale_log2;
+      Barrier& full = shared_.q_full[q_.stage];
+      if (steps > 0) {
+        arrive_expecting(full, Shape::Q::kBytes);
+        load_box(shared_address(shared_.q[q_.stage]), &problem.q_map, full,
+                 {0, work.first_row, /*panel=*/0, id.h, /*page=*/0}, kEvictFirst);
+      } else {
+        arrive(full);
+      }
+    }
+    __syncwarp();
+    q_.advance();
+  }
+
+  __device__ void load_k(const KeySource& source, int32_t key) {
+    load_keys<typename Shape::K>(source, source.k_map, key, shared_.k[k_.stage],
+                                 shared_.k_full[k_.stage], shared_.k_empty[k_.stage], k_.parity);
+    k_.advance();
+  }
+
+  __device__ void load_v(const KeySource& source, int32_t key) {
+    Barrier& full = shared_.v_full[v_.stage];
+    Barrier& empty = shared_.v_empty[v_.stage];
+    const int32_t tail = source.kv_len - key;
+    if (tail >= Shape::kKeys || !source.memory_goes_on) {
+      load_keys<typename Shape::V>(source, source.v_map, key, shared_.v[v_.stage], full, empty,
+                                   v_.parity);
+    } else {
+      // P is 0 behind the last key, but 0 times NaN is not.
+      load_keys<typename Shape::V>(source, source.v_map, key, shared_.v[v_.stage],
+                                   shared_.v_tail_landed, empty, v_.parity);
+      wait(shared_.v_tail_landed, v_tail_parity_);
+      v_tail_parity_ ^= 1;
+      zero_rows(shared_address(shared_.v[v_.stage]), max(tail, 0));
+      fence_async_shared();
+      __syncwarp();
+      if (lane_ == 0) arrive(full);
+    }
+    v_.advance();
+  }
+
+  struct Place {
+    int32_t page, token;
+  };
+
+  __device__ static Place place_of(const KeySource& source, int32_t key) {
+    if (source.block_table == nullptr) return {0, key};
+    if (key >= source.kv_len) return {0, 0};  // the table may end before
+    return {__ldg(source.block_table + key / source.page_size), key % source.page_size};
+  }
+
+  // Rows [key, key + kKeys) of K or V. Waits until the stage is empty.
+  template <typename Layout>
+  __device__ void load_keys(const KeySource& source, const CUtensorMap* map, int32_t key,
+                            const std::byte* stage, Barrier& full, Barrier& empty,
+                            uint32_t parity) {
+    const int32_t lane = static_cast<int32_t>(lane_);
+    const bool one_box = source.box_keys == Shape::kKeys;
+    // Looked up before the wait, which hides the latency.
+    const Place mine = place_of(source, one_box ? key : key + lane * source.box_keys);
+    wait(empty, parity);
+    const uint32_t s_tile = shared_address(stage);
+    if (one_box) {
+      if (lane == 0) {
+        arrive_expecting(full, Layout::kBytes);
+        load_box(s_tile, map, full, {0, mine.token, /*panel=*/0, source.g, mine.page}, kEvictLast);
+      }
+      __syncwarp();
+      return;
+    }
+    // Small pages: one copy per panel and page, in all lanes; nothing behind kv_len.
+    const int32_t keys = max(0, min(Shape::kKeys, source.kv_len - key));
+    const int32_t boxes = (keys + source.box_keys - 1) / source.box_keys;
+    const uint32_t box_bytes = source.box_keys * Layout::kRowBytes;
+    if (lane == 0) arrive_expecting(full, boxes * box_bytes * Layout::kPanels);
+    __syncwarp();
+    for (int32_t n = lane; n < boxes; n += 32) {
+      const Place place = n < 32 ? mine : place_of(source, key + n * source.box_keys);
+      for (int32_t panel = 0; panel < Layout::kPanels; ++panel) {
+        load_box(s_tile + panel * Layout::kPanelBytes + n * box_bytes, map, full,
+                 {0, place.token, panel, source.g, place.page}, kEvictLast);
+      }
+    }
+    __syncwarp();
+  }
+
+  // Rows [begin, kKeys) of a V tile: a row's bytes stay in the row whatever the swizzle.
+  __device__ void zero_rows(uint32_t s_tile, int32_t begin) {
+    using V = typename Shape::V;
+    constexpr uint32_t kStep = 32 * 16;
+    for (int panel = 0; panel < V::kPanels; ++panel) {
+      const uint32_t s_panel = s_tile + panel * V::kPanelBytes;
+      for (uint32_t at = begin * V::kRowBytes + lane_ * 16; at < V::kPanelBytes; at += kStep) {
+        store_shared(s_panel + at, uint4{0, 0, 0, 0});
+      }
+    }
+  }
+
+  const AttendCall& call_;
+  Shared& shared_;
+  uint32_t lane_;
+  int32_t problem_ = -1;
+  Ring<Shape::kQStages> q_;
+  Ring<Shape::kKStages> k_;
+  Ring<Shape::kVStages> v_;
+  uint32_t v_tail_parity_ = 0;
+};
+
+}  // namespace flexprefill::internal::cuda
