@@ -86,8 +86,8 @@ FLEXPREFILL_DEVICE_FN Tally tally_from(const Team& team, int32_t n, const Keys& 
   });
 }
 
-// The cut that keeps the fewest keys, largest first and equal ones by index, that suffice; all if no
-// set does. keys(x), x < n, are score_key()s.
+// The cut that keeps the fewest keys, largest first and equal ones by index, that suffice; all if
+// no set does. keys(x), x < n, are score_key()s.
 template <typename Team, typename Keys>
 FLEXPREFILL_DEVICE_FN Cut find_cut(const Team& team, int32_t n, const Keys& keys,
                                    const CutRule& rule) {

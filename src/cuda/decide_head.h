@@ -6,15 +6,15 @@
 
 namespace flexprefill::internal::cuda {
 
-// The row's maximum over key blocks, and 1 / the row's sum at that maximum; `groups` partial results
-// are merged in order, so that the device may share a row among threads.
+// The row's maximum over key blocks, and 1 / the row's sum at that maximum; `groups` partial
+// results are merged in order, so that the device may share a row among threads.
 inline constexpr int32_t kRowGroups = 8;
 
 FLEXPREFILL_DEVICE_FN float row_max_part(const PlanShape& s, const HeadScores& x, int32_t r,
                                          int32_t group) {
   float top = -INFINITY;
   const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
-FLEXPREFILL_UNROLL_4
+  FLEXPREFILL_UNROLL_4
   for (int32_t j = group; j < end; j += kRowGroups) top = fmaxf(top, x.stat(j, 0)[r]);
   return top;
 }
@@ -23,7 +23,7 @@ FLEXPREFILL_DEVICE_FN double row_sum_part(const PlanShape& s, const HeadScores& 
                                           int32_t group, float top) {
   double sum = 0.0;
   const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
-FLEXPREFILL_UNROLL_4
+  FLEXPREFILL_UNROLL_4
   for (int32_t j = group; j < end; j += kRowGroups) {
     sum += static_cast<double>((x.stat(j, 1)[r] + x.stat(j, 2)[r]) *
                                block_factor(x.stat(j, 0)[r], top));
@@ -74,7 +74,7 @@ FLEXPREFILL_DEVICE_FN void pool_probe(const Team& team, const PlanShape& s, cons
                                       float softmax_scale) {
   const Maximum top = team.sum(s.visible_blocks, [&](int32_t j) {
     float dot = 0.0f;
-FLEXPREFILL_UNROLL_4
+    FLEXPREFILL_UNROLL_4
     for (int32_t c = 0; c < head_dim; ++c) {
       dot += probe_mean[c] * x.k_mean[int64_t{c} * x.k_blocks + j];
     }

@@ -45,7 +45,7 @@ struct FinishHead {
       double kept = 0.0, total = 0.0;
       if (s.sees_keys(r)) {
         const int32_t i = s.block_row(r), end = seen_blocks(s, r);
-FLEXPREFILL_UNROLL_4
+        FLEXPREFILL_UNROLL_4
         for (int32_t j = group; j < end; j += kRowGroups) {
           const double mass = static_cast<double>(x.stat(j, mass_plane)[r]);
           total += mass;
@@ -111,11 +111,10 @@ FLEXPREFILL_UNROLL_4
     const double target = static_cast<double>(policy.gamma) * s.seeing_rows();
     double sum = share_sum(team);
     if (sum >= target) return false;
-    team.both(
-        [&](const auto& part) { memory.limits[0] = limit(part, 0, policy); },
-        [&](const auto& part) { memory.limits[1] = limit(part, 1, policy); });
-    // The mass of a block is its gain up to rounding, as rows sum to 1; where that falls short of the
-    // target, single blocks follow.
+    team.both([&](const auto& part) { memory.limits[0] = limit(part, 0, policy); },
+              [&](const auto& part) { memory.limits[1] = limit(part, 1, policy); });
+    // The mass of a block is its gain up to rounding, as rows sum to 1; where that falls short of
+    // the target, single blocks follow.
     CutRule rule;
     rule.target = (target - sum) * kMassUnits;
     while (true) {
@@ -137,8 +136,7 @@ FLEXPREFILL_UNROLL_4
   }
 
   template <typename Team>
-  FLEXPREFILL_DEVICE_FN Cut limit(const Team& team, int32_t part,
-                                  const PlanPolicy& policy) const {
+  FLEXPREFILL_DEVICE_FN Cut limit(const Team& team, int32_t part, const PlanPolicy& policy) const {
     if (policy.max_blocks == kPlanNoLimit || part >= rows()) return keep_all();
     const auto keys = [&](int32_t j) { return candidate_key(part * s.visible_blocks + j); };
     return find_cut(team, s.visible_blocks, keys, {0.0, policy.max_blocks, policy.max_blocks});
@@ -165,8 +163,8 @@ struct Minimum {
 template <typename Team>
 FLEXPREFILL_DEVICE_FN HeadReport finish_head(const Team& team, const PlanProblem& p,
                                              const PlanShape& s, const PlanPolicy& policy,
-                                             const HeadScores& x, const HeadState& state,
-                                             int32_t h, FinishMemory& memory) {
+                                             const HeadScores& x, const HeadState& state, int32_t h,
+                                             FinishMemory& memory) {
   HeadReport report;
   report.pattern = state.pattern;
   report.causal_blocks = s.all_causal_blocks();
@@ -192,9 +190,8 @@ FLEXPREFILL_DEVICE_FN HeadReport finish_head(const Team& team, const PlanProblem
     }
   }
   report.coverage = static_cast<float>(head.share_sum(team) / s.seeing_rows());
-  const Minimum lowest = team.sum(kPlanRows, [&](int32_t r) {
-    return Minimum{s.sees_keys(r) ? memory.share[r] : 1.0};
-  });
+  const Minimum lowest = team.sum(
+      kPlanRows, [&](int32_t r) { return Minimum{s.sees_keys(r) ? memory.share[r] : 1.0}; });
   report.coverage_min_row = static_cast<float>(lowest.value);
   return report;
 }

@@ -1,8 +1,8 @@
 #pragma once
 
 // One head's scores in scratch, and Rule::kCoverage's way from the probe's block sums to the head's
-// pattern: row totals, mass per block and bucket, divergence, cuts. Team code (team.h); the formulas
-// and their reasons are in docs/algorithm.md and src/select_coverage.cc.
+// pattern: row totals, mass per block and bucket, divergence, cuts. Team code (team.h); the
+// formulas and their reasons are in docs/algorithm.md and src/select_coverage.cc.
 
 #include <cmath>
 #include <cstdint>
@@ -68,8 +68,7 @@ struct BlockShare {
 FLEXPREFILL_DEVICE_FN BlockShare block_share(const PlanShape& s, const HeadScores& x, int32_t j,
                                              int32_t r) {
   if (!s.sees_keys(r) || j >= seen_blocks(s, r)) return {};
-  const float factor =
-      block_factor(x.stat(j, 0)[r], x.row_stats[r]) * x.row_stats[kPlanRows + r];
+  const float factor = block_factor(x.stat(j, 0)[r], x.row_stats[r]) * x.row_stats[kPlanRows + r];
   return {x.stat(j, 1)[r] * factor, x.stat(j, 2)[r] * factor};
 }
 
@@ -125,8 +124,7 @@ FLEXPREFILL_DEVICE_FN float slash_of(const PlanShape& s, const HeadScores& x, in
 // Score of a block of `tokens` keys for a mean query: every key counts at its mean's score.
 FLEXPREFILL_DEVICE_FN float pooled_score(float dot, float softmax_scale, int64_t tokens) {
   constexpr float kLogBlock = 4.85203026391961717f;  // ln 128
-  return softmax_scale * dot +
-         (tokens == kBlock ? kLogBlock : logf(static_cast<float>(tokens)));
+  return softmax_scale * dot + (tokens == kBlock ? kLogBlock : logf(static_cast<float>(tokens)));
 }
 
 FLEXPREFILL_DEVICE_FN int64_t tokens_of_block(const PlanShape& s, int32_t j) {
@@ -188,7 +186,8 @@ FLEXPREFILL_DEVICE_FN uint64_t bit_of(int64_t j, int32_t w) {
   return j >= 0 && j / 64 == w ? uint64_t{1} << (j % 64) : 0;
 }
 
-// Word w of row i of a vertical-slash head; kCoverage keeps the local blocks whatever the lines are.
+// Word w of row i of a vertical-slash head; kCoverage keeps the local blocks whatever the lines
+// are.
 FLEXPREFILL_DEVICE_FN uint64_t vertical_slash_word(const PlanShape& s, const HeadScores& x,
                                                    int32_t i, int32_t w, bool keep_local) {
   const int64_t row = s.first_q_block + i;

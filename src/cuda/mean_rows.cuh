@@ -9,8 +9,8 @@ namespace flexprefill::internal::cuda {
 // mean[c * stride] = mean over rows [0, rows) of channel c; row(r) is a row's address. `parts` is
 // shared memory of 8 * kThreads floats. Ends with a barrier. Rows are summed in a fixed order.
 template <int kThreads, typename Row>
-__device__ void mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_f16,
-                          const Row& row, float* parts, float* mean, int32_t stride) {
+__device__ void mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_f16, const Row& row,
+                          float* parts, float* mean, int32_t stride) {
   const int32_t chunks = (head_dim + 7) / 8, groups = kThreads / chunks;
   const int32_t chunk = static_cast<int32_t>(threadIdx.x) % chunks;
   const int32_t group = static_cast<int32_t>(threadIdx.x) / chunks;

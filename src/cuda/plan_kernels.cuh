@@ -34,10 +34,12 @@ constexpr int32_t tile_dim(int32_t head_dim) {
   }
   return 0;
 }
-constexpr uint32_t tile_class(bool is_f16, int32_t dim) { return 1u << (dim / 32 - 2 + (is_f16 ? 8 : 0)); }
+constexpr uint32_t tile_class(bool is_f16, int32_t dim) {
+  return 1u << (dim / 32 - 2 + (is_f16 ? 8 : 0));
+}
 
-// Heads of a kv head that one block of the probe kernels scores: their queries share a tile of keys.
-// More do not fit into shared memory beside two tiles of keys.
+// Heads of a kv head that one block of the probe kernels scores: their queries share a tile of
+// keys. More do not fit into shared memory beside two tiles of keys.
 constexpr int32_t probe_heads(int32_t head_dim) {
   return head_dim <= 128 ? 4 : head_dim <= 192 ? 2 : 1;
 }
@@ -45,8 +47,7 @@ constexpr int32_t probe_heads(int32_t head_dim) {
 #ifdef __CUDACC__
 // The problem that item n belongs to; `first` is the member that numbers its items.
 __device__ __forceinline__ const PlanProblem& find_problem(const PlanTable& table,
-                                                           int32_t PlanProblem::*first,
-                                                           int32_t n) {
+                                                           int32_t PlanProblem::*first, int32_t n) {
   int32_t low = 0, high = table.num_problems;  // first of low <= n
   while (high - low > 1) {
     const int32_t middle = (low + high) / 2;

@@ -1,8 +1,9 @@
 #pragma once
 
 // What the plan kernels know about a call: plain data, filled on the host (plan.cu), copied to the
-// device once per call, and read by every kernel. Lengths may lie on the device, so whatever depends
-// on them is derived there (shape_of). Compiles without CUDA: tests run the selection on the host.
+// device once per call, and read by every kernel. Lengths may lie on the device, so whatever
+// depends on them is derived there (shape_of). Compiles without CUDA: tests run the selection on
+// the host.
 
 #include <cstdint>
 
@@ -86,12 +87,12 @@ struct PlanProblem {
   float* tokens;     // kOfficial: [heads, 3, k_blocks * 128]: columns; diagonals of each block
   int32_t line_words;
 
-  int32_t first_head;  // of this problem among all heads of the call
+  int32_t first_head;                        // of this problem among all heads of the call
   int32_t first_score_item, first_row_item;  // likewise among the work of a launch
   int32_t heads_per_group;  // heads of a kv head that one block of a probe kernel scores
   int32_t head_groups;      // parts that the heads of a kv head are scored in
   int32_t tile_dim;         // head_dim as the probe kernels have it: 64, 96, 128, 192, 256
-  int32_t score_chunks;  // parts that the key blocks are scored in
+  int32_t score_chunks;     // parts that the key blocks are scored in
 };
 
 struct PlanTable {
@@ -179,9 +180,8 @@ FLEXPREFILL_DEVICE_FN PlanShape shape_of(const PlanProblem& p) {
   s.first_seeing = static_cast<int32_t>(plan_max(plan_min(-s.first_position, s.probe_rows), 0));
   const int64_t position = plan_max(s.first_position, 0);
   s.first_bucket = plan_max(position - (s.kv_len - 1), 0) / kBlock;
-  s.buckets = s.visible_keys == 0
-                  ? 0
-                  : static_cast<int32_t>((end - 1) / kBlock - s.first_bucket + 1);
+  s.buckets =
+      s.visible_keys == 0 ? 0 : static_cast<int32_t>((end - 1) / kBlock - s.first_bucket + 1);
   return s;
 }
 

@@ -2,13 +2,13 @@
 // block three numbers (maximum, near sum, far sum: src/cpu/score.cc says what they are). The block
 // means of the keys come from the same tiles.
 //
-// One block of threads takes a run of key blocks for up to four query heads of a kv head. The heads'
-// probe rows stay in shared memory, key tiles alternate between two buffers, and while the sums of
-// one head are taken the products of the next are under way.
+// One block of threads takes a run of key blocks for up to four query heads of a kv head. The
+// heads' probe rows stay in shared memory, key tiles alternate between two buffers, and while the
+// sums of one head are taken the products of the next are under way.
 
+#include "cuda/head_scores.h"
 #include "cuda/launch.cuh"
 #include "cuda/plan_kernels.cuh"
-#include "cuda/head_scores.h"
 #include "cuda/probe_tile.cuh"
 
 namespace flexprefill::internal::cuda {
@@ -20,10 +20,10 @@ template <int kHeadDim>
 struct Layout {
   static constexpr int kHeads = probe_heads(kHeadDim);
   static constexpr uint32_t kTile = tile_bytes(kHeadDim);
-  static constexpr int kPairs = panels_of(kHeadDim) * 32;      // channel pairs of a row
-  static constexpr int kParts = kProbeThreads / kPairs;        // threads that share a pair's column
-  static constexpr uint32_t kKeys = kHeads * kTile;            // offset of the key tiles
-  static constexpr uint32_t kMeans = kKeys + 2 * kTile;        // offset of the partial means
+  static constexpr int kPairs = panels_of(kHeadDim) * 32;  // channel pairs of a row
+  static constexpr int kParts = kProbeThreads / kPairs;    // threads that share a pair's column
+  static constexpr uint32_t kKeys = kHeads * kTile;        // offset of the key tiles
+  static constexpr uint32_t kMeans = kKeys + 2 * kTile;    // offset of the partial means
   static constexpr uint32_t kBytes = kMeans + kParts * kPairs * sizeof(float2) + 1024;
 };
 
@@ -121,13 +121,14 @@ template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(kProbeThreads, 1) score_coverage(const PlanTable* table) {
   using L = Layout<kHeadDim>;
   extern __shared__ unsigned char raw[];
-  const PlanProblem& p = find_problem(*table, &PlanProblem::first_score_item,
-                                      static_cast<int32_t>(blockIdx.x));
+  const PlanProblem& p =
+      find_problem(*table, &PlanProblem::first_score_item, static_cast<int32_t>(blockIdx.x));
   if (p.stats == nullptr || p.tile_dim != kHeadDim || p.is_f16 != std::is_same_v<T, __half>) {
     return;
   }
   const PlanShape s = shape_of(p);
-  const ScoreItem item = score_item(*table, p, s, static_cast<int32_t>(blockIdx.x) - p.first_score_item);
+  const ScoreItem item =
+      score_item(*table, p, s, static_cast<int32_t>(blockIdx.x) - p.first_score_item);
   if (item.first_block >= item.end_block) return;
 
   // The means are the business of the kv head's first part.
@@ -176,7 +177,7 @@ __global__ void __launch_bounds__(kProbeThreads, 1) score_coverage(const PlanTab
     } else {
       copy_async_wait<0>();
     }
-    fence_for_wgmma();
+    fence_async_shared();
     __syncthreads();
     const uint32_t keys = base + L::kKeys + (j & 1) * L::kTile;
     const uint32_t queries = base + group * 64 * 128;
@@ -184,7 +185,8 @@ __global__ void __launch_bounds__(kProbeThreads, 1) score_coverage(const PlanTab
     const int64_t there = s.visible_keys - first;
     const bool edge = there < kBlock || s.first_position + 1 - first < kBlock;
     for (int half = 0; half < 2; ++half) {
-      columns.seen[half] = columns_below(plan_min(there, s.first_position + row + 8 * half + 1 - first));
+      columns.seen[half] =
+          columns_below(plan_min(there, s.first_position + row + 8 * half + 1 - first));
     }
     float scores[2][64];
     start_scores<T, kHeadDim>(scores[0], queries, keys);
@@ -193,10 +195,11 @@ __global__ void __launch_bounds__(kProbeThreads, 1) score_coverage(const PlanTab
     for (int m = 0; m < L::kHeads; ++m) {
       if (m + 1 < L::kHeads) {
         start_scores<T, kHeadDim>(scores[(m + 1) % 2], queries + (m + 1) * L::kTile, keys);
-        wgmma_wait<1>(scores[m % 2]);
+        wgmma_wait<1>();
       } else {
-        wgmma_wait<0>(scores[m % 2]);
+        wgmma_wait<0>();
       }
+      pin(scores[m % 2]);
       if (((scored >> m) & 1) == 0) continue;
       const int32_t h = member_head(p, item.g, item.first_member + m);
       float* const stat = p.stats + (int64_t{h} * p.k_blocks + j) * kStatPlanes * kPlanRows;

@@ -17,8 +17,8 @@ constexpr int kCombineBlocks = 32;  // key blocks that one thread block combines
 constexpr int kDecideThreads = 512;
 
 // Head `n` of the call, if it is scored under kCoverage.
-__device__ bool find_scored(const PlanTable& table, int32_t n, const PlanProblem*& p,
-                            PlanShape& s, int32_t& h) {
+__device__ bool find_scored(const PlanTable& table, int32_t n, const PlanProblem*& p, PlanShape& s,
+                            int32_t& h) {
   p = &find_problem(table, &PlanProblem::first_head, n);
   h = n - p->first_head;
   if (p->stats == nullptr) return false;
@@ -83,8 +83,7 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* tab
   const PlanShape s = shape_of(p);
   const PlanPolicy& policy = policy_of(*table, h);
   HeadState state = {};
-  state.pattern =
-      policy.kind == PlanPolicy::kAShape ? Pattern::kAShape : Pattern::kDense;
+  state.pattern = policy.kind == PlanPolicy::kAShape ? Pattern::kAShape : Pattern::kDense;
   if (p.stats != nullptr && needs_scores(s, policy)) {
     if (policy.kind == PlanPolicy::kOfficial) return;  // decide_official()
     __shared__ float parts[8 * kDecideThreads];

@@ -60,7 +60,8 @@ struct CtaTeam {
 
   template <typename Do>
   __device__ __forceinline__ void for_each(int32_t n, const Do& work) const {
-    for (int32_t x = static_cast<int32_t>(threadIdx.x); x < n; x += static_cast<int32_t>(blockDim.x)) {
+    for (int32_t x = static_cast<int32_t>(threadIdx.x); x < n;
+         x += static_cast<int32_t>(blockDim.x)) {
       work(x);
     }
     __syncthreads();
@@ -71,7 +72,8 @@ struct CtaTeam {
     using T = decltype(term(0));
     static_assert(sizeof(T) <= 16);
     T total{};
-    for (int32_t x = static_cast<int32_t>(threadIdx.x); x < n; x += static_cast<int32_t>(blockDim.x)) {
+    for (int32_t x = static_cast<int32_t>(threadIdx.x); x < n;
+         x += static_cast<int32_t>(blockDim.x)) {
       total += term(x);
     }
     total = warp_sum(total);

@@ -1,5 +1,6 @@
-// The rows of the masks. Most are words made of the head's lines; a query-aware head chooses per row:
-// the softmax of its mean query's scores with the mean keys, and the fewest blocks that reach gamma.
+// The rows of the masks. Most are words made of the head's lines; a query-aware head chooses per
+// row: the softmax of its mean query's scores with the mean keys, and the fewest blocks that reach
+// gamma.
 
 #include "cuda/decide_head.h"
 #include "cuda/launch.cuh"
@@ -67,9 +68,8 @@ struct QueryAwareMemory {
 
 template <int kRows>
 size_t query_aware_bytes(int32_t max_k_blocks) {
-  return sizeof(float) *
-         (static_cast<size_t>(kRows) * static_cast<size_t>(max_k_blocks) + 256 * kRows +
-          8 * kRowThreads);
+  return sizeof(float) * (static_cast<size_t>(kRows) * static_cast<size_t>(max_k_blocks) +
+                          256 * kRows + 8 * kRowThreads);
 }
 
 template <int kRows>
@@ -102,8 +102,8 @@ __device__ void score_rows(const RowItem& item, int32_t rows, const QueryAwareMe
   __syncthreads();
 }
 
-// One warp writes row i from its scores, [causal_blocks(i)]. Returns how many blocks it kept, in lane
-// 0.
+// One warp writes row i from its scores, [causal_blocks(i)]. Returns how many blocks it kept, in
+// lane 0.
 __device__ uint32_t write_query_aware(const RowItem& item, int32_t i, float* weights) {
   const PlanShape& s = item.s;
   const WarpTeam team;
@@ -142,7 +142,12 @@ __global__ void __launch_bounds__(kRowThreads)
     const int32_t h = (n - p.first_row_item) / items;
     const PlanShape s = shape_of(p);
     HeadState& state = table->states[p.first_head + h];
-    const RowItem item{p, s, policy_of(*table, h), state, scores_of(p, h), h,
+    const RowItem item{p,
+                       s,
+                       policy_of(*table, h),
+                       state,
+                       scores_of(p, h),
+                       h,
                        (n - p.first_row_item) % items * kRows};
     const int32_t rows = min(kRows, p.q_blocks - item.first);
     uint32_t kept = 0;

@@ -226,7 +226,8 @@ void write_rows(HostProblem& x, int32_t h, const device::PlanPolicy& policy,
           if (cut.keeps(keys(j), j)) word |= uint64_t{1} << (j % 64);
         }
         const int64_t diagonal = x.s.first_q_block + i;
-        word |= device::bit_of(0, w) | device::bit_of(diagonal, w) | device::bit_of(diagonal - 1, w);
+        word |=
+            device::bit_of(0, w) | device::bit_of(diagonal, w) | device::bit_of(diagonal - 1, w);
         word &= device::bits_below(end, w);
       } else if (state.pattern == Pattern::kVerticalSlash) {
         word = device::vertical_slash_word(x.s, scores, i, w, /*keep_local=*/true);
@@ -286,8 +287,7 @@ TEST(DeviceSelect, GivesTheMasksAndReportsOfTheHostSelector) {
         std::vector<uint64_t> bits(x.bits.size());
         BlockMask mask = x.grid;
         mask.bits = bits.data();
-        const HeadReport expected =
-            internal::select_coverage(problem, policy, reference, mask, h);
+        const HeadReport expected = internal::select_coverage(problem, policy, reference, mask, h);
 
         const device::PlanPolicy plan = plan_policy(policy);
         Cut cuts[2];
