@@ -2,8 +2,8 @@
 //
 //   cuda_plan [kv_len...]     default 8192 32768 131072; head_dim 128, bf16, 32 query / 8 KV heads
 //
-// "noise" is normal q and k, for which every head is query-aware at tau .1 (the dearest plan); "lines"
-// has sinks, far lines and local attention. Run on an idle GPU.
+// "noise" is normal q and k, for which every head is query-aware at tau .1 (the dearest plan);
+// "lines" has sinks, far lines and local attention. Run on an idle GPU.
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -36,8 +36,8 @@ __device__ float normal(uint32_t seed) {
   return sqrtf(-2 * logf((x + 1.0f) / 4294967808.0f)) * cospif(2 * (y / 4294967296.0f));
 }
 
-// Keys of lines: a few at the start and one in 4096 share direction 0; queries look there, and at the
-// last 300 tokens by a direction that drifts.
+// Keys of lines: a few at the start and one in 4096 share direction 0; queries look there, and at
+// the last 300 tokens by a direction that drifts.
 __global__ void fill(__nv_bfloat16* x, int64_t tokens, int heads, bool queries, bool lines) {
   const int64_t total = tokens * heads * kHeadDim;
   for (int64_t n = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; n < total;
@@ -49,8 +49,9 @@ __global__ void fill(__nv_bfloat16* x, int64_t tokens, int heads, bool queries, 
       value *= 0.5f;
       const bool anchor = queries || t < 4 || t % 4096 == 77;
       if (anchor) value += normal(static_cast<uint32_t>(c) + 1000) * 0.6f;
-      value += 0.7f * cosf(static_cast<float>(t) * powf(10000.0f, -static_cast<float>(c / 2) / 64.0f) +
-                           (c % 2) * 1.5708f);
+      value +=
+          0.7f * cosf(static_cast<float>(t) * powf(10000.0f, -static_cast<float>(c / 2) / 64.0f) +
+                      (c % 2) * 1.5708f);
     }
     x[n] = __float2bfloat16(value);
   }
@@ -132,13 +133,14 @@ void time_row(const Row& row, void* q, void* k) {
   }
   const float ms = median(graph_ms), launched = median(launch_ms);
   std::printf(
-      "%-6s kv %8lld q %8lld tau %.1f %-9s %9.3f ms [%.3f %.3f] launched %9.3f  share %.4f coverage %.4f"
+      "%-6s kv %8lld q %8lld tau %.1f %-9s %9.3f ms [%.3f %.3f] launched %9.3f  share %.4f "
+      "coverage %.4f"
       "  dense %d vs %d qa %d  scratch %.1f MB mask %.1f MB\n",
       row.data, static_cast<long long>(row.kv_len), static_cast<long long>(row.q_len),
-      static_cast<double>(row.policy.tau), row.policy.rule == Rule::kOfficial ? "official" : "coverage",
-      ms, graph_ms.front(), graph_ms.back(), launched, kept / causal, coverage, patterns[0],
-      patterns[2], patterns[3], static_cast<double>(bytes) * 1e-6,
-      static_cast<double>(mask.num_words()) * 8e-6);
+      static_cast<double>(row.policy.tau),
+      row.policy.rule == Rule::kOfficial ? "official" : "coverage", ms, graph_ms.front(),
+      graph_ms.back(), launched, kept / causal, coverage, patterns[0], patterns[2], patterns[3],
+      static_cast<double>(bytes) * 1e-6, static_cast<double>(mask.num_words()) * 8e-6);
   std::fflush(stdout);
   check(cudaGraphExecDestroy(replay), "cudaGraphExecDestroy");
   check(cudaGraphDestroy(graph), "cudaGraphDestroy");
@@ -156,8 +158,9 @@ int main(int argc, char** argv) {
   if (lengths.empty()) lengths = {8192, 32768, 131072};
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-  std::printf("%s, %d query / %d KV heads, head_dim %d, bf16, gamma .9, min_budget 1024; median of %d\n",
-              properties.name, kHeads, kKvHeads, kHeadDim, kRuns);
+  std::printf(
+      "%s, %d query / %d KV heads, head_dim %d, bf16, gamma .9, min_budget 1024; median of %d\n",
+      properties.name, kHeads, kKvHeads, kHeadDim, kRuns);
   const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
   __nv_bfloat16 *q = nullptr, *k = nullptr;
   check(cudaMalloc(&q, static_cast<size_t>(longest) * kHeads * kHeadDim * 2), "cudaMalloc");

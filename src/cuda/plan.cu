@@ -226,16 +226,10 @@ std::string plan_why_not(const AttentionProblem& problem, std::span<const Policy
     return "kv_len = " + std::to_string(kv_len(problem)) + ": it plans at most " +
            std::to_string(int64_t{kMaxBlocks} * kBlock) + " keys";
   }
-  const bool whole = problem.q.tokens == kv_len(problem) && q_start(problem) == 0;
   for (const Policy& policy : policies) {
     const auto* flex = std::get_if<FlexPrefill>(&policy);
     if (flex == nullptr) continue;
-    if (flex->rule == Rule::kOfficial && !whole) {
-      return "FlexPrefill.rule = official: it is defined for q_len = kv_len and q_start = 0 only, "
-             "not for q_len = " +
-             std::to_string(problem.q.tokens) + ", kv_len = " + std::to_string(kv_len(problem)) +
-             ", q_start = " + std::to_string(q_start(problem));
-    }
+    if (flex->rule == Rule::kOfficial) return "FlexPrefill.rule = official: not planned here yet";
     if (dtype_bytes(problem.q.dtype) != 2 || problem.q.dtype != problem.kv.k.dtype) {
       return "q.dtype = " + std::string(to_string(problem.q.dtype)) +
              ", kv.k.dtype = " + std::string(to_string(problem.kv.k.dtype)) +

@@ -52,20 +52,21 @@ std::vector<PlanCase> cases() {
                      .dtype = n % 3 == 0 ? DType::kF16 : DType::kBF16});
     }
     // Chunks, all ratios, dimensions that are no multiple of anything.
-    all.push_back({structure, 300, 1301, std::nullopt, 4, 2, 20, DType::kBF16,
-                   HeadGrouping::kInterleaved});
+    all.push_back(
+        {structure, 300, 1301, std::nullopt, 4, 2, 20, DType::kBF16, HeadGrouping::kInterleaved});
     all.push_back({structure, 77, 1000, std::nullopt, 7, 1, 128, DType::kF16});
     all.push_back({structure, 128, 2048, std::nullopt, 6, 6, 80, DType::kBF16});
-    all.push_back({structure, 640, 4096, 3000, 8, 2, 128, DType::kBF16,
-                   HeadGrouping::kInterleaved});
+    all.push_back(
+        {structure, 640, 4096, 3000, 8, 2, 128, DType::kBF16, HeadGrouping::kInterleaved});
     all.push_back({structure, 2049, 2049, std::nullopt, 5, 1, 256, DType::kBF16});
     all.push_back({structure, 5000, 5000, std::nullopt, 4, 2, 64, DType::kBF16});
   }
-  all.push_back({Structure::kLocal, 200, 900, 1200, 4, 2, 64, DType::kBF16});   // keys in the past
-  all.push_back({Structure::kSink, 900, 1100, -50, 4, 2, 64, DType::kBF16});    // rows without keys
+  all.push_back({Structure::kLocal, 200, 900, 1200, 4, 2, 64, DType::kBF16});  // keys in the past
+  all.push_back({Structure::kSink, 900, 1100, -50, 4, 2, 64, DType::kBF16});   // rows without keys
   all.push_back({Structure::kSink, 60, 1100, -30, 4, 2, 64, DType::kBF16});
   all.push_back({Structure::kTopics, 1, 700, std::nullopt, 3, 1, 128, DType::kBF16});
-  all.push_back({Structure::kLocal, 300, 2000, 1000, 4, 2, 128, DType::kBF16});  // keys in the future
+  all.push_back(
+      {Structure::kLocal, 300, 2000, 1000, 4, 2, 128, DType::kBF16});  // keys in the future
   return all;
 }
 
@@ -149,7 +150,8 @@ TEST_F(CudaPlan, CoverageIsTheReferences) {
     const Instance x(c);
     for (const FlexPrefill& policy : policies()) {
       const DevicePlan actual = device_plan(x.device.problem, policy);
-      compare(actual, 0, reference_plan(x.host.problem, policy), tally, c.name() + " " + str(policy));
+      compare(actual, 0, reference_plan(x.host.problem, policy), tally,
+              c.name() + " " + str(policy));
       for (size_t h = 0; h < actual.reports[0].size(); ++h) {
         const HeadReport& report = actual.reports[0][h];
         if (!report.budget_limited) {
@@ -164,9 +166,9 @@ TEST_F(CudaPlan, CoverageIsTheReferences) {
   }
   std::cout << tally.limited << " heads limited by max_budget\n";
   EXPECT_GT(tally.limited, 50);
-  std::cout << tally.heads - tally.different_heads << " of " << tally.heads
-            << " heads identical, " << tally.different_blocks << " of " << tally.blocks
-            << " blocks differ, " << tally.other_patterns << " heads with another pattern\n";
+  std::cout << tally.heads - tally.different_heads << " of " << tally.heads << " heads identical, "
+            << tally.different_blocks << " of " << tally.blocks << " blocks differ, "
+            << tally.other_patterns << " heads with another pattern\n";
   EXPECT_LE(static_cast<double>(tally.different_blocks), 0.001 * static_cast<double>(tally.blocks));
 }
 
@@ -177,8 +179,8 @@ TEST_F(CudaPlan, FixedPatternsAreTheReferences) {
     for (const Policy& policy :
          {Policy{Dense{}}, Policy{AShape{}}, Policy{AShape{.sink_tokens = 0, .local_tokens = 1}},
           Policy{AShape{.sink_tokens = 300, .local_tokens = 129}}}) {
-      compare(device_plan(x.device.problem, policy), 0, reference_plan(x.host.problem, policy), tally,
-              c.name() + " " + str(policy));
+      compare(device_plan(x.device.problem, policy), 0, reference_plan(x.host.problem, policy),
+              tally, c.name() + " " + str(policy));
     }
   }
   EXPECT_EQ(tally.different_blocks, 0);
@@ -189,8 +191,8 @@ TEST_F(CudaPlan, RealLayersPlanAsTheReference) {
   for (const char* name : {"n2000_layer4", "n2048_layer1", "n2048_layer4", "n4096_layer4"}) {
     const Instance x{std::string(name)};
     for (const FlexPrefill& policy : policies()) {
-      compare(device_plan(x.device.problem, policy), 0, reference_plan(x.host.problem, policy), tally,
-              std::string(name) + " " + str(policy));
+      compare(device_plan(x.device.problem, policy), 0, reference_plan(x.host.problem, policy),
+              tally, std::string(name) + " " + str(policy));
     }
   }
   std::cout << tally.different_blocks << " of " << tally.blocks << " blocks differ\n";
@@ -216,14 +218,15 @@ TEST_F(CudaPlan, ExtremeLogits) {
 
 TEST_F(CudaPlan, UnrankableScoresRunDense) {
   for (const float value : {std::nanf(""), INFINITY, -INFINITY}) {
-    PlanInstance host({.structure = Structure::kLocal, .kv_heads = 4, .head_dim = 64,
-                       .dtype = DType::kBF16});
+    PlanInstance host(
+        {.structure = Structure::kLocal, .kv_heads = 4, .head_dim = 64, .dtype = DType::kBF16});
     host.k.set(300, 1, 5, value);
     const DeviceTensors device(host.problem, host.q, host.k);
     const FlexPrefill policy = {.gamma = 0.3f, .tau = 0.0f, .min_budget = 0};
     Tally tally;
     const DevicePlan actual = device_plan(device.problem, policy);
-    compare(actual, 0, reference_plan(host.problem, policy), tally, "value " + std::to_string(value));
+    compare(actual, 0, reference_plan(host.problem, policy), tally,
+            "value " + std::to_string(value));
     EXPECT_EQ(tally.different_blocks, 0);
     EXPECT_EQ(actual.reports[0][1].pattern, Pattern::kDense);
     EXPECT_NE(actual.reports[0][0].pattern, Pattern::kDense);
@@ -296,7 +299,10 @@ TEST_F(CudaPlan, EveryHeadMayHaveItsOwnPolicy) {
 // Lengths on the device below the bounds plan as the shorter problem does.
 TEST_F(CudaPlan, LengthsOnTheDeviceAreTheTrueOnes) {
   for (const Structure structure : kStructures) {
-    const Instance x({.structure = structure, .q_len = 2000, .kv_len = 2500, .head_dim = 128,
+    const Instance x({.structure = structure,
+                      .q_len = 2000,
+                      .kv_len = 2500,
+                      .head_dim = 128,
                       .dtype = DType::kBF16});
     for (const auto& [q_len, kv_len] :
          {std::pair(2000, 2500), std::pair(1999, 2400), std::pair(77, 1111), std::pair(1, 1),
@@ -332,13 +338,17 @@ TEST_F(CudaPlan, LengthsOnTheDeviceAreTheTrueOnes) {
 
 // Pages of any size give the bits of the contiguous call.
 TEST_F(CudaPlan, PagesChangeNoBit) {
-  const PlanInstance host({.structure = Structure::kLocal, .q_len = 700, .kv_len = 1500,
-                           .head_dim = 64, .dtype = DType::kBF16});
+  const PlanInstance host({.structure = Structure::kLocal,
+                           .q_len = 700,
+                           .kv_len = 1500,
+                           .head_dim = 64,
+                           .dtype = DType::kBF16});
   const DeviceTensors device(host.problem, host.q, host.k);
   for (const int32_t page_size : {1, 16, 48, 128, 528}) {
     const int64_t pages = (1500 + page_size - 1) / page_size;
     std::vector<int32_t> table(static_cast<size_t>(pages));
-    for (int64_t n = 0; n < pages; ++n) table[static_cast<size_t>(n)] = static_cast<int32_t>(pages - 1 - n);
+    for (int64_t n = 0; n < pages; ++n)
+      table[static_cast<size_t>(n)] = static_cast<int32_t>(pages - 1 - n);
     Tensor paged(DType::kBF16, pages * page_size, 2, 64);
     for (int64_t n = 0; n < 1500; ++n) {
       const int64_t to = table[static_cast<size_t>(n / page_size)] * page_size + n % page_size;
@@ -363,8 +373,11 @@ TEST_F(CudaPlan, PagesChangeNoBit) {
 
 // A captured plan follows lengths that change on the device.
 TEST_F(CudaPlan, GraphReplaysWithChangingLengths) {
-  const PlanCase c = {.structure = Structure::kSink, .q_len = 1500, .kv_len = 1500,
-                      .head_dim = 64, .dtype = DType::kBF16};
+  const PlanCase c = {.structure = Structure::kSink,
+                      .q_len = 1500,
+                      .kv_len = 1500,
+                      .head_dim = 64,
+                      .dtype = DType::kBF16};
   const Instance x(c);
   const int32_t first[] = {1500, 1500};
   const DeviceMemory lengths(std::as_bytes(std::span(first)));
@@ -386,15 +399,15 @@ TEST_F(CudaPlan, GraphReplaysWithChangingLengths) {
   check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
   Context context;
   context.stream = stream;
-  internal::cuda::plan_problems(std::span(&problem, 1), std::span(&policy, 1),
-                                std::span(&mask, 1), std::span(&report, 1), scratch.span(),
-                                context);
+  internal::cuda::plan_problems(std::span(&problem, 1), std::span(&policy, 1), std::span(&mask, 1),
+                                std::span(&report, 1), scratch.span(), context);
   check_cuda(cudaStreamEndCapture(stream, &graph));
   check_cuda(cudaGraphInstantiate(&executable, graph, 0));
   for (int n = 0; n < 100; ++n) {
     const int32_t length = 1 + (n * 617) % 1500;
     const int32_t now[] = {length, length};
-    check_cuda(cudaMemcpyAsync(lengths.as<int32_t>(), now, sizeof now, cudaMemcpyHostToDevice, stream));
+    check_cuda(
+        cudaMemcpyAsync(lengths.as<int32_t>(), now, sizeof now, cudaMemcpyHostToDevice, stream));
     check_cuda(cudaGraphLaunch(executable, stream));
     check_cuda(cudaStreamSynchronize(stream));
     const auto replayed = bits.to_host<uint64_t>();
