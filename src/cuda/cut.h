@@ -97,6 +97,8 @@ FLEXPREFILL_DEVICE_FN Cut find_cut(const Team& team, int32_t n, const Keys& keys
   uint32_t low = 1, high = 0x7f800002u;
   Tally above;  // of the keys >= high
   while (high - low > 1) {
+    // A single key is left between them: it is the last one kept.
+    if (from_low.count == above.count + 1) return {low - 1, 0};
     const uint32_t middle = low + (high - low) / 2;
     const Tally tally = tally_from(team, n, keys, middle);
     if (rule.suffices(tally)) {
@@ -108,7 +110,6 @@ FLEXPREFILL_DEVICE_FN Cut find_cut(const Team& team, int32_t n, const Keys& keys
     }
   }
   if (rule.suffices(above)) return {high - 1, 0};  // even the empty set does
-  if (from_low.count == above.count + 1) return {low, n};
   const uint64_t mass = mass_of_key(low);
   int32_t begin = 0, end = n;  // the equal keys before `end` suffice, those before `begin` do not
   while (end - begin > 1) {

@@ -74,7 +74,7 @@ FLEXPREFILL_DEVICE_FN void pool_probe(const Team& team, const PlanShape& s, cons
                                       float softmax_scale) {
   const Maximum top = team.sum(s.visible_blocks, [&](int32_t j) {
     float dot = 0.0f;
-    FLEXPREFILL_UNROLL_4
+    FLEXPREFILL_UNROLL_16
     for (int32_t c = 0; c < head_dim; ++c) {
       dot += probe_mean[c] * x.k_mean[int64_t{c} * x.k_blocks + j];
     }

@@ -24,7 +24,6 @@ struct FinishHead {
   const HeadScores& x;
   int32_t h;
   FinishMemory& memory;
-  int32_t mass_plane;  // of x.stats that holds the row mass
 
   FLEXPREFILL_DEVICE_FN uint64_t* row(int32_t i) const {
     return p.bits + (int64_t{h} * p.q_blocks + i) * p.row_words;
@@ -37,19 +36,25 @@ struct FinishHead {
     return ((row(i)[j / 64] >> (j % 64)) & 1) != 0;
   }
 
-  // Kept share of every probe row that sees keys.
+  // Kept share of every probe row that sees keys. A group takes one byte of each mask word.
   template <typename Team>
   FLEXPREFILL_DEVICE_FN void measure(const Team& team) const {
+    static_assert(kRowGroups == 8);
     team.for_each(kRowGroups * kPlanRows, [&](int32_t n) {
       const int32_t r = n % kPlanRows, group = n / kPlanRows;
       double kept = 0.0, total = 0.0;
       if (s.sees_keys(r)) {
-        const int32_t i = s.block_row(r), end = seen_blocks(s, r);
-        FLEXPREFILL_UNROLL_4
-        for (int32_t j = group; j < end; j += kRowGroups) {
-          const double mass = static_cast<double>(x.stat(j, mass_plane)[r]);
-          total += mass;
-          if (keeps(i, j)) kept += mass;
+        const uint64_t* const words = row(s.block_row(r));
+        const int32_t end = seen_blocks(s, r);
+        for (int32_t first = 8 * group; first < end; first += 64) {
+          const uint32_t byte = static_cast<uint32_t>(words[first / 64] >> (8 * group)) & 0xff;
+          FLEXPREFILL_UNROLL_16
+          for (int32_t b = 0; b < 8; ++b) {
+            const double mass =
+                first + b < end ? static_cast<double>(x.stat(first + b, kMassPlane)[r]) : 0.0;
+            total += mass;
+            if (((byte >> b) & 1) != 0) kept += mass;
+          }
         }
       }
       memory.kept_part[group][r] = kept;
@@ -70,15 +75,39 @@ struct FinishHead {
     return team.sum(kPlanRows, [&](int32_t r) { return s.sees_keys(r) ? memory.share[r] : 0.0; });
   }
 
-  // Candidates are numbered block row by block row; 0 = kept already or in the future.
-  FLEXPREFILL_DEVICE_FN uint32_t candidate_key(int32_t n) const {
-    const int32_t part = n / s.visible_blocks, j = n % s.visible_blocks, i = first_row() + part;
-    if (j >= s.causal_blocks(i) || keeps(i, j)) return 0;
-    return score_key(static_cast<float>(x.sum(static_cast<SumPlane>(kMassA + part), j)));
+  // Keys of the blocks that may be added, for each block row of the probe: 0 = kept already, in the
+  // future, or beyond max_blocks. The lines are decided, so their scores' memory is free.
+  FLEXPREFILL_DEVICE_FN uint32_t& candidate(int32_t part, int32_t j) const {
+    return reinterpret_cast<uint32_t*>(part == 0 ? x.pooled : x.slash)[j];
   }
-  FLEXPREFILL_DEVICE_FN uint32_t limited_key(int32_t n) const {
-    const uint32_t key = candidate_key(n);
-    return memory.limits[n / s.visible_blocks].keeps(key, n % s.visible_blocks) ? key : 0;
+  // Numbered block row by block row, so that the lower row comes first among equals.
+  FLEXPREFILL_DEVICE_FN uint32_t& candidate(int32_t n) const {
+    return n < s.visible_blocks ? candidate(0, n) : candidate(1, n - s.visible_blocks);
+  }
+
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN void list_candidates(const Team& team, const PlanPolicy& policy) const {
+    for (int32_t part = 0; part < rows(); ++part) {
+      const int32_t i = first_row() + part;
+      team.for_each(s.visible_blocks, [&](int32_t j) {
+        const bool may = j < s.causal_blocks(i) && !keeps(i, j);
+        const double mass = x.sum(static_cast<SumPlane>(kMassA + part), j);
+        candidate(part, j) = may ? score_key(static_cast<float>(mass)) : 0;
+      });
+    }
+    if (policy.max_blocks == kPlanNoLimit) return;
+    team.both([&](const auto& one) { memory.limits[0] = limit(one, 0, policy); },
+              [&](const auto& one) { memory.limits[1] = limit(one, 1, policy); });
+    team.for_each(rows() * s.visible_blocks, [&](int32_t n) {
+      const int32_t part = n / s.visible_blocks, j = n % s.visible_blocks;
+      if (!memory.limits[part].keeps(candidate(n), j)) candidate(n) = 0;
+    });
+  }
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN Cut limit(const Team& team, int32_t part, const PlanPolicy& policy) const {
+    if (part >= rows()) return keep_all();
+    const auto keys = [&](int32_t j) { return candidate(part, j); };
+    return find_cut(team, s.visible_blocks, keys, {0.0, policy.max_blocks, policy.max_blocks});
   }
 
   // Sets the candidates of the cut; returns how many there were.
@@ -88,15 +117,12 @@ struct FinishHead {
       const int32_t part = n / p.row_words, w = n % p.row_words;
       uint64_t word = 0;
       uint32_t count = 0;
-      for (int32_t b = 0; b < 64; ++b) {
-        const int32_t j = 64 * w + b;
-        if (j >= s.visible_blocks) break;
-        const int32_t index = part * s.visible_blocks + j;
-        const uint32_t key = limited_key(index);
-        if (key != 0 && cut.keeps(key, index)) {
-          word |= uint64_t{1} << b;
-          ++count;
-        }
+      for (int32_t j = 64 * w; j < plan_min(64 * w + 64, s.visible_blocks); ++j) {
+        uint32_t& key = candidate(part, j);
+        if (key == 0 || !cut.keeps(key, part * s.visible_blocks + j)) continue;
+        word |= uint64_t{1} << (j % 64);
+        ++count;
+        key = 0;
       }
       row(first_row() + part)[w] |= word;
       return count;
@@ -111,17 +137,16 @@ struct FinishHead {
     const double target = static_cast<double>(policy.gamma) * s.seeing_rows();
     double sum = share_sum(team);
     if (sum >= target) return false;
-    team.both([&](const auto& part) { memory.limits[0] = limit(part, 0, policy); },
-              [&](const auto& part) { memory.limits[1] = limit(part, 1, policy); });
+    list_candidates(team, policy);
     // The mass of a block is its gain up to rounding, as rows sum to 1; where that falls short of
     // the target, single blocks follow.
     CutRule rule;
     rule.target = (target - sum) * kMassUnits;
     while (true) {
       team.both(
-          [&](const auto& part) {
-            const auto keys = [&](int32_t n) { return limited_key(n); };
-            memory.cut = find_cut(part, rows() * s.visible_blocks, keys, rule);
+          [&](const auto& one) {
+            const auto keys = [&](int32_t n) { return candidate(n); };
+            memory.cut = find_cut(one, rows() * s.visible_blocks, keys, rule);
           },
           [](const auto&) {});
       const uint32_t count = add(team, memory.cut);
@@ -133,13 +158,6 @@ struct FinishHead {
       if (sum >= target) return false;
       rule = {0.0, 1, 1};
     }
-  }
-
-  template <typename Team>
-  FLEXPREFILL_DEVICE_FN Cut limit(const Team& team, int32_t part, const PlanPolicy& policy) const {
-    if (policy.max_blocks == kPlanNoLimit || part >= rows()) return keep_all();
-    const auto keys = [&](int32_t j) { return candidate_key(part * s.visible_blocks + j); };
-    return find_cut(team, s.visible_blocks, keys, {0.0, policy.max_blocks, policy.max_blocks});
   }
 
   template <typename Team>
@@ -175,7 +193,7 @@ FLEXPREFILL_DEVICE_FN HeadReport finish_head(const Team& team, const PlanProblem
     return report;
   }
   report.divergence = static_cast<float>(state.divergence);
-  const FinishHead head{p, s, x, h, memory, /*mass_plane=*/0};
+  const FinishHead head{p, s, x, h, memory};
   head.measure(team);
   if (policy.kind == PlanPolicy::kCoverage) {
     uint32_t added = 0;

@@ -16,8 +16,10 @@
 #endif
 #ifdef __CUDA_ARCH__
 #define FLEXPREFILL_UNROLL_4 _Pragma("unroll 4")
+#define FLEXPREFILL_UNROLL_16 _Pragma("unroll 16")
 #else
 #define FLEXPREFILL_UNROLL_4
+#define FLEXPREFILL_UNROLL_16
 #endif
 
 namespace flexprefill::internal::cuda {
@@ -47,7 +49,7 @@ struct HeadState {
 // Scores of the probe rows per key block, one float per row: [k_blocks, kStatPlanes, 128].
 // kCoverage: row maximum (log2 units), near and far sums; the first becomes the row mass.
 // kOfficial: row mass, row maximum, row sum.
-inline constexpr int32_t kStatPlanes = 3;
+inline constexpr int32_t kStatPlanes = 3, kMassPlane = 0;
 inline constexpr int32_t kPlanRows = kBlock;  // probe rows, at most
 
 // Sums over probe rows per key block, [kSumPlanes, k_blocks]: those of the rows in the first block

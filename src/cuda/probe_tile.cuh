@@ -16,7 +16,7 @@
 
 namespace flexprefill::internal::cuda {
 
-inline constexpr int kProbeThreads = 256;           // two warpgroups of 64 probe rows each
+inline constexpr int kPairThreads = 256;            // two warpgroups of 64 probe rows each
 inline constexpr uint32_t kPanelBytes = 128 * 128;  // 128 rows of 64 channels
 
 __host__ __device__ constexpr int panels_of(int head_dim) { return (head_dim + 63) / 64; }
@@ -69,13 +69,13 @@ __device__ __forceinline__ void load_channels(const uint16_t* row, int c, int he
 
 // Loads rows [0, rows) of a tile, zeros elsewhere; row(r) is a row's address. Asynchronous where
 // the rows are aligned.
-template <int kHeadDim, typename Row>
+template <int kHeadDim, int kThreads, typename Row>
 __device__ __forceinline__ void load_tile(uint32_t tile, int rows, int head_dim, bool aligned,
                                           const Row& row) {
   constexpr int kChunks = panels_of(kHeadDim) * 8;
   const bool whole = aligned && head_dim % 8 == 0;
 #pragma unroll 4
-  for (int n = static_cast<int>(threadIdx.x); n < 128 * kChunks; n += kProbeThreads) {
+  for (int n = static_cast<int>(threadIdx.x); n < 128 * kChunks; n += kThreads) {
     const int r = n / kChunks, c = n % kChunks;
     const bool there = r < rows && 8 * c < head_dim;
     const uint16_t* const from = row(there ? r : 0);

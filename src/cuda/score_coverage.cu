@@ -19,12 +19,14 @@ constexpr float kLog2E = 1.44269504088896341f;
 template <int kHeadDim>
 struct Layout {
   static constexpr int kHeads = probe_heads(kHeadDim);
+  static constexpr int kPairs = kHeads > 1 ? 2 : 1;  // of warpgroups
+  static constexpr int kThreads = kPairs * kPairThreads;
   static constexpr uint32_t kTile = tile_bytes(kHeadDim);
-  static constexpr int kPairs = panels_of(kHeadDim) * 32;  // channel pairs of a row
-  static constexpr int kParts = kProbeThreads / kPairs;    // threads that share a pair's column
-  static constexpr uint32_t kKeys = kHeads * kTile;        // offset of the key tiles
-  static constexpr uint32_t kMeans = kKeys + 2 * kTile;    // offset of the partial means
-  static constexpr uint32_t kBytes = kMeans + kParts * kPairs * sizeof(float2) + 1024;
+  static constexpr int kColumns = panels_of(kHeadDim) * 32;  // pairs of channels
+  static constexpr int kParts = kThreads / kColumns;         // threads that share a column
+  static constexpr uint32_t kKeys = kHeads * kTile;          // offset of the key tiles
+  static constexpr uint32_t kMeans = kKeys + 2 * kTile;      // offset of the partial means
+  static constexpr uint32_t kBytes = kMeans + kParts * kColumns * sizeof(float2) + 1024;
 };
 
 // Of the 32 columns that a thread holds per row, in ascending order, how many lie below `end`.
@@ -84,41 +86,42 @@ __device__ __forceinline__ void store_sums(const float (&s)[64], float scale_log
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void add_up_columns(const unsigned char* tile, float2* parts) {
   using L = Layout<kHeadDim>;
-  const int pair = static_cast<int>(threadIdx.x) % L::kPairs;
-  const int part = static_cast<int>(threadIdx.x) / L::kPairs;
+  const int column = static_cast<int>(threadIdx.x) % L::kColumns;
+  const int part = static_cast<int>(threadIdx.x) / L::kColumns;
   if (part >= L::kParts) return;
   constexpr int kRows = 128 / L::kParts;
   float2 sum = {0.0f, 0.0f};
 #pragma unroll 8
   for (int r = part * kRows; r < (part + 1) * kRows; ++r) {
-    const uint32_t at = chunk_offset(r, pair / 4) + static_cast<uint32_t>(pair % 4) * 4;
+    const uint32_t at = chunk_offset(r, column / 4) + static_cast<uint32_t>(column % 4) * 4;
     const float2 value = to_float2<T>(*reinterpret_cast<const uint32_t*>(tile + at));
     sum.x += value.x;
     sum.y += value.y;
   }
-  parts[part * L::kPairs + pair] = sum;
+  parts[part * L::kColumns + column] = sum;
 }
 
 template <int kHeadDim>
 __device__ __forceinline__ void store_means(const float2* parts, const PlanProblem& p, int32_t g,
                                             int32_t j, int64_t tokens) {
   using L = Layout<kHeadDim>;
-  const int pair = static_cast<int>(threadIdx.x);
-  if (2 * pair >= p.head_dim) return;
-  float2 sum = parts[pair];
+  const int column = static_cast<int>(threadIdx.x);
+  if (2 * column >= p.head_dim) return;
+  float2 sum = parts[column];
 #pragma unroll
   for (int part = 1; part < L::kParts; ++part) {
-    sum.x += parts[part * L::kPairs + pair].x;
-    sum.y += parts[part * L::kPairs + pair].y;
+    sum.x += parts[part * L::kColumns + column].x;
+    sum.y += parts[part * L::kColumns + column].y;
   }
   const float inverse = 1.0f / static_cast<float>(tokens);
-  float* const mean = p.k_mean + (int64_t{g} * p.head_dim + 2 * pair) * p.k_blocks + j;
+  float* const mean = p.k_mean + (int64_t{g} * p.head_dim + 2 * column) * p.k_blocks + j;
   mean[0] = sum.x * inverse;
-  if (2 * pair + 1 < p.head_dim) mean[p.k_blocks] = sum.y * inverse;
+  if (2 * column + 1 < p.head_dim) mean[p.k_blocks] = sum.y * inverse;
 }
 
 template <typename T, int kHeadDim>
-__global__ void __launch_bounds__(kProbeThreads, 1) score_coverage(const PlanTable* table) {
+__global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
+    score_coverage(const PlanTable* table) {
   using L = Layout<kHeadDim>;
   extern __shared__ unsigned char raw[];
   const PlanProblem& p =
@@ -149,21 +152,23 @@ __global__ void __launch_bounds__(kProbeThreads, 1) score_coverage(const PlanTab
 #pragma unroll 1
   for (int m = 0; m < L::kHeads; ++m) {
     const int32_t h = m < item.members ? member_head(p, item.g, item.first_member + m) : 0;
-    load_tile<kHeadDim>(base + m * L::kTile, m < item.members ? s.probe_rows : 0, p.head_dim,
-                        p.q_aligned,
-                        [&](int r) { return query_row(p, s.q_len - s.probe_rows + r, h); });
+    load_tile<kHeadDim, L::kThreads>(
+        base + m * L::kTile, m < item.members ? s.probe_rows : 0, p.head_dim, p.q_aligned,
+        [&](int r) { return query_row(p, s.q_len - s.probe_rows + r, h); });
   }
   const auto load_keys = [&](int32_t j) {
     const int64_t first = int64_t{j} * kBlock;
-    load_tile<kHeadDim>(base + L::kKeys + (j & 1) * L::kTile,
-                        static_cast<int>(plan_min(128, s.visible_keys - first)), p.head_dim,
-                        p.k_aligned, [&](int r) { return key_row(p, first + r, item.g); });
+    load_tile<kHeadDim, L::kThreads>(base + L::kKeys + (j & 1) * L::kTile,
+                                     static_cast<int>(plan_min(128, s.visible_keys - first)),
+                                     p.head_dim, p.k_aligned,
+                                     [&](int r) { return key_row(p, first + r, item.g); });
     copy_async_commit();
   };
   load_keys(item.first_block);
 
-  const int group = static_cast<int>(threadIdx.x / 128);
-  const int row = static_cast<int>(threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4);
+  const int pair = static_cast<int>(threadIdx.x / kPairThreads);
+  const int group = static_cast<int>(threadIdx.x / 128 % 2);  // of the pair: rows from 64 on
+  const int row = static_cast<int>(threadIdx.x % kPairThreads / 32 * 16 + threadIdx.x % 32 / 4);
   const float scale_log2 = p.softmax_scale * kLog2E;
   RowColumns columns;
   for (int half = 0; half < 2; ++half) {
@@ -188,25 +193,22 @@ __global__ void __launch_bounds__(kProbeThreads, 1) score_coverage(const PlanTab
       columns.seen[half] =
           columns_below(plan_min(there, s.first_position + row + 8 * half + 1 - first));
     }
-    float scores[2][64];
-    start_scores<T, kHeadDim>(scores[0], queries, keys);
-    if (means) add_up_columns<T, kHeadDim>(memory + L::kKeys + (j & 1) * L::kTile, parts);
-#pragma unroll
-    for (int m = 0; m < L::kHeads; ++m) {
-      if (m + 1 < L::kHeads) {
-        start_scores<T, kHeadDim>(scores[(m + 1) % 2], queries + (m + 1) * L::kTile, keys);
-        wgmma_wait<1>();
-      } else {
-        wgmma_wait<0>();
-      }
-      pin(scores[m % 2]);
+    if (means) {
+      add_up_columns<T, kHeadDim>(memory + L::kKeys + (j & 1) * L::kTile, parts);
+    }
+#pragma unroll 1
+    for (int m = pair; m < item.members; m += L::kPairs) {
       if (((scored >> m) & 1) == 0) continue;
+      float scores[64];
+      start_scores<T, kHeadDim>(scores, queries + m * L::kTile, keys);
       const int32_t h = member_head(p, item.g, item.first_member + m);
       float* const stat = p.stats + (int64_t{h} * p.k_blocks + j) * kStatPlanes * kPlanRows;
+      wgmma_wait<0>();
+      pin(scores);
       if (edge) {
-        store_sums<true>(scores[m % 2], scale_log2, columns, stat, row);
+        store_sums<true>(scores, scale_log2, columns, stat, row);
       } else {
-        store_sums<false>(scores[m % 2], scale_log2, columns, stat, row);
+        store_sums<false>(scores, scale_log2, columns, stat, row);
       }
     }
     __syncthreads();  // before the next tile overwrites this one
@@ -223,7 +225,7 @@ void launch_if_needed(const PlanTable* table, const PlanSizes& sizes, cudaStream
         "cudaFuncSetAttribute");
   launch("score_coverage", score_coverage<T, kHeadDim>,
          {.grid = static_cast<unsigned>(sizes.score_items),
-          .block = kProbeThreads,
+          .block = Layout<kHeadDim>::kThreads,
           .shared_bytes = kBytes,
           .stream = stream},
          table);

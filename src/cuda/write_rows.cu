@@ -51,19 +51,15 @@ __device__ uint32_t write_lines(const RowItem& item, int32_t rows) {
   return kept;
 }
 
-// Shared memory: weights [kRows, stride], mean queries [head_dim, kRows], parts of the means.
+// Shared memory: weights [kRows, stride], mean queries [head_dim, kRows].
 template <int kRows>
 struct QueryAwareMemory {
   float* weights;
   float* q_mean;
-  float* parts;
   int32_t stride;
 
   __device__ QueryAwareMemory(float* memory, int32_t max_k_blocks)
-      : weights(memory),
-        q_mean(memory + kRows * max_k_blocks),
-        parts(q_mean + 256 * kRows),
-        stride(max_k_blocks) {}
+      : weights(memory), q_mean(memory + kRows * max_k_blocks), stride(max_k_blocks) {}
 };
 
 template <int kRows>
@@ -76,18 +72,20 @@ template <int kRows>
 __device__ void score_rows(const RowItem& item, int32_t rows, const QueryAwareMemory<kRows>& m) {
   const PlanProblem& p = item.p;
   const PlanShape& s = item.s;
-  for (int32_t r = 0; r < rows; ++r) {
+  const auto warp = static_cast<int32_t>(threadIdx.x / 32);
+  for (int32_t r = warp; r < rows; r += kRowThreads / 32) {
     const int64_t block = (s.first_q_block + item.first + r) * kBlock - s.q_start;
     const int64_t begin = plan_max(block, 0), end = plan_min(block + kBlock, s.q_len);
-    mean_rows<kRowThreads>(
+    warp_mean_rows(
         static_cast<int32_t>(end - begin), p.head_dim, p.q_aligned, p.is_f16,
-        [&](int32_t t) { return query_row(p, begin + t, item.h); }, m.parts, m.q_mean + r, kRows);
+        [&](int32_t t) { return query_row(p, begin + t, item.h); }, m.q_mean + r, kRows);
   }
+  __syncthreads();
   const int32_t blocks = s.causal_blocks(item.first + rows - 1);
   for (int32_t j = static_cast<int32_t>(threadIdx.x); j < blocks; j += kRowThreads) {
     float dot[kRows] = {};
     const float* const k_mean = item.x.k_mean + j;
-#pragma unroll 4
+#pragma unroll 8
     for (int32_t c = 0; c < p.head_dim; ++c) {
       const float k = k_mean[int64_t{c} * p.k_blocks];
 #pragma unroll
