@@ -1,14 +1,11 @@
 #pragma once
 
-// The computing warps: two groups of four, 64 queries each. The steps of all tiles form one stream;
-// in each
+// The computing warps: two groups of four, 64 queries each. Per step j of a tile, from the diagonal
+// down:
 //
-//   S = Q K_next^T       is started, and behind it on the tensor cores
-//   O = O + P V          of the step before;
-//   P = softmax(S)       while that runs; then O = O alpha
-//
-// Where the next step belongs to another tile, O is stored between its softmax and its product with
-// V, so that a short tile costs little more than its steps.
+//   S = Q K_j^T          while, with the P of the step before,
+//   O = O + P V_(j-1)    runs behind it on the tensor cores
+//   P, alpha = softmax(S);  O = O alpha
 
 #include "cuda/attend_problem.cuh"
 #include "cuda/attend_shape.cuh"
@@ -44,7 +41,7 @@ class Computer {
       work_ = &shared_.work[q_.stage];
       if (work_->steps < 0) break;
       if (work_->steps > 0)
-        attend_tiles();
+        attend_tile();
       else
         store_zeros();
     }
@@ -63,15 +60,15 @@ class Computer {
     if (lane_ == 0) arrive(empty);
   }
 
-  // This group's rows of a Q tile.
-  __device__ uint32_t s_q(uint32_t stage) const {
-    return shared_address(shared_.q[stage]) + group_ * 64 * Q::kRowBytes;
+  // This group's rows of the Q tile.
+  __device__ uint32_t s_q() const {
+    return shared_address(shared_.q[q_.stage]) + group_ * 64 * Q::kRowBytes;
   }
 
   // S = Q K^T, in flight.
   __device__ void start_scores(float (&r_s)[kKeys / 2]) {
     constexpr int kPerPanel = Q::kPanel / 16;
-    const uint64_t q = matrix_descriptor<Q::kPanel>(s_q(q_.stage), 16);
+    const uint64_t q = matrix_descriptor<Q::kPanel>(s_q(), 16);
     const uint64_t k = matrix_descriptor<K::kPanel>(shared_address(shared_.k[k_.stage]), 16);
 #pragma unroll
     for (int n = 0; n < Shape::kHeadDim / 16; ++n) {
@@ -83,15 +80,14 @@ class Computer {
     wgmma_commit();
   }
 
-  // O = P V or, keeping what is there, O += P V; in flight.
-  __device__ void start_output(float (&r_o)[kVHeadDim / 2], const uint32_t (&r_p)[kKeys / 4],
-                               bool keep) {
+  // O += P V, in flight.
+  __device__ void start_output(float (&r_o)[kVHeadDim / 2], const uint32_t (&r_p)[kKeys / 4]) {
     const uint64_t v =
         matrix_descriptor<V::kPanel>(shared_address(shared_.v[v_.stage]), V::kPanelBytes);
 #pragma unroll
     for (int n = 0; n < kKeys / 16; ++n) {
       Wgmma<Element, kVHeadDim>::template rs<1>(r_o, r_p + 4 * n, v + n * (16 * V::kRowBytes >> 4),
-                                                n > 0 || keep);
+                                                /*keep=*/1);
     }
     wgmma_commit();
   }
@@ -112,36 +108,14 @@ class Computer {
     return static_cast<int32_t>(group_ * 64 + warp_ * 16 + lane_ / 4);
   }
 
-  enum class Next { kStep, kTile, kNothing };
-
-  // What follows step `step` of this tile; K of it has then arrived.
-  __device__ Next wait_for_next(int32_t step) {
-    if (step + 1 < work_->steps) {
-      wait(shared_.k_full[k_.stage], k_.parity);
-      return Next::kStep;
-    }
-    // With one stage, the next Q comes when this tile is stored.
-    if constexpr (Shape::kQStages > 1) {
-      auto next = q_;
-      next.advance();
-      wait(shared_.q_full[next.stage], next.parity);
-      if (shared_.work[next.stage].steps > 0) {
-        wait(shared_.k_full[k_.stage], k_.parity);
-        return Next::kTile;
-      }
-    }
-    return Next::kNothing;
-  }
-
-  // Computes this tile and those that follow it without a gap.
-  __device__ void attend_tiles() {
+  __device__ void attend_tile() {
+    const int32_t steps = work_->steps;
+    const float c = work_->scale_log2;
     float r_s[kKeys / 2];
     uint32_t r_p[kKeys / 4];
     float r_o[kVHeadDim / 2];
     RowState row;
     reset(row);
-#pragma unroll
-    for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
 
     wait(shared_.k_full[k_.stage], k_.parity);
     pin(r_s);
@@ -152,22 +126,13 @@ class Computer {
     release(shared_.k_empty[k_.stage]);
     k_.advance();
     mask(r_s, 0);
-    softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, work_->scale_log2);
+    softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, c);
     pack_p<Element>(r_p, r_s);
-    int32_t step = 0;
-    bool keep = false;  // O has this tile's earlier steps
-    Next next = wait_for_next(step);
+#pragma unroll
+    for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
+    if (steps > 1) wait(shared_.k_full[k_.stage], k_.parity);
 #pragma unroll 1
-    while (next != Next::kNothing) {
-      const bool other_tile = Shape::kQStages > 1 && next == Next::kTile;
-      const uint32_t stored_stage = q_.stage;
-      const RowState stored = row;
-      if (other_tile) {
-        q_.advance();
-        work_ = &shared_.work[q_.stage];
-        reset(row);
-      }
-      step = other_tile ? 0 : step + 1;
+    for (int32_t step = 1; step < steps; ++step) {
       take_turn();
       pin(r_s);
       pin(r_o);
@@ -176,38 +141,28 @@ class Computer {
       start_scores(r_s);
       wait(shared_.v_full[v_.stage], v_.parity);
       wgmma_fence();
-      start_output(r_o, r_p, keep);
+      start_output(r_o, r_p);
       give_turn(/*to=*/1 - group_);
       wgmma_wait<1>();
       pin(r_s);
       release(shared_.k_empty[k_.stage]);
       k_.advance();
-      if (step < Shape::kStepsPerBlock) mask(r_s, step);
-      softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, work_->scale_log2);
-      // Both ways begin with a branch, and have to: without one, ptxas moves the wait for O up,
-      // above the exponentials.
-      if (other_tile) {
-        finish_output(r_o, r_p);
-        pack_p<Element>(r_p, r_s);
-        store(stored_stage, r_o, stored);
-        release(shared_.q_empty[stored_stage]);
-        keep = false;
-        next = wait_for_next(step);
-      } else {
-        next = wait_for_next(step);
-        finish_output(r_o, r_p);
-        pack_p<Element>(r_p, r_s);
-        rescale<Shape::kLazyRescale>(r_o, row);
-        keep = true;
-      }
+      if (kManySteps && step < Shape::kStepsPerBlock) mask(r_s, step);
+      softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, c);
+      // This wait is a branch, and has to stand here: without one, ptxas moves the wait for O below
+      // up, above the exponentials.
+      if (step + 1 < steps) wait(shared_.k_full[k_.stage], k_.parity);
+      finish_output(r_o, r_p);
+      pack_p<Element>(r_p, r_s);
+      rescale<Shape::kLazyRescale>(r_o, row);
     }
     wait(shared_.v_full[v_.stage], v_.parity);
     pin(r_o);
     pin(r_p);
     wgmma_fence();
-    start_output(r_o, r_p, keep);
+    start_output(r_o, r_p);
     finish_output(r_o, r_p);
-    store(q_.stage, r_o, row);
+    store(r_o, row);
     release(shared_.q_empty[q_.stage]);
     q_.advance();
   }
@@ -227,14 +182,14 @@ class Computer {
     for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
     RowState row;
     reset(row);
-    store(q_.stage, r_o, row);
+    store(r_o, row);
     release(shared_.q_empty[q_.stage]);
     q_.advance();
   }
 
   // out = O / l through this group's rows of the Q tile, and lse = m + ln l.
-  __device__ void store(uint32_t stage, const float (&r_o)[kVHeadDim / 2], const RowState& row) {
-    const TileWork& work = shared_.work[stage];
+  __device__ void store(const float (&r_o)[kVHeadDim / 2], const RowState& row) {
+    const TileWork& work = *work_;
     const float l[2] = {sum_of_row(row.l[0]), sum_of_row(row.l[1])};
     const int32_t row0 = work.first_row + row_in_tile();
     const int32_t q_len = work.q_len;
@@ -252,7 +207,7 @@ class Computer {
     named_barrier_sync(3 + group_, 128);  // the whole group has read its Q
     using Out = TileLayout<Shape::kRows, kVHeadDim>;
     static_assert(Out::kBytes <= Q::kBytes && Out::kRowBytes == Q::kRowBytes);
-    const uint32_t s_out = s_q(stage);
+    const uint32_t s_out = s_q();
     const int matrix_row = static_cast<int>(warp_ * 16 + lane_ % 16);
 #pragma unroll
     for (int n = 0; n < kVHeadDim / 16; ++n) {

@@ -75,8 +75,7 @@ __device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float added = sum[2 * r] + sum[2 * r + 1];
-    row.l[r] = fmaf(row.l[r], row.alpha[r], added);
+    row.l[r] = fmaf(row.l[r], row.alpha[r], sum[2 * r] + sum[2 * r + 1]);
   }
 }
 
