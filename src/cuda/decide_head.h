@@ -120,7 +120,7 @@ FLEXPREFILL_DEVICE_FN HeadState decide_coverage(const Team& team, const PlanProb
         const auto keys = [&](int32_t b) { return score_key(x.slash[b]); };
         cuts[1] = cover_cut(part, s.buckets, keys, policy);
       });
-  store_lines(team, s, x, p.row_words, cuts[0], cuts[1]);
+  store_lines(team, s, x, p.row_words, cuts[0], cuts[1], /*both_offsets=*/true);
   return state;
 }
 

@@ -21,9 +21,12 @@ struct PlanSizes {
 
 // What each step takes from sizes. `table` lies on the device.
 void launch_score_coverage(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
+void launch_score_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_decide(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
+void launch_decide_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_rows(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
+void launch_entries_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_finish(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 
 // Instantiations of the probe kernels: by type, and head_dim rounded up.

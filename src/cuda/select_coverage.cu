@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* tab
     const int64_t begin = s.q_len - s.seeing_rows();
     mean_rows<kDecideThreads>(
         s.seeing_rows(), p.head_dim, p.q_aligned, p.is_f16,
-        [&](int32_t r) { return query_row(p, begin + r, h); }, parts, probe_mean, 1);
+        [&](int32_t r) { return query_row(p, begin + r, h); }, AsIs{}, parts, probe_mean);
     state = decide_coverage(CtaTeam{partial}, p, s, policy, scores_of(p, h), probe_mean, cuts);
   }
   if (threadIdx.x == 0) table->states[n] = state;

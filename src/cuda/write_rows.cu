@@ -3,6 +3,8 @@
 // gamma.
 
 #include "cuda/decide_head.h"
+#include <algorithm>
+
 #include "cuda/launch.cuh"
 #include "cuda/mean_rows.cuh"
 #include "cuda/plan_kernels.cuh"
@@ -78,7 +80,7 @@ __device__ void score_rows(const RowItem& item, int32_t rows, const QueryAwareMe
     const int64_t begin = plan_max(block, 0), end = plan_min(block + kBlock, s.q_len);
     warp_mean_rows(
         static_cast<int32_t>(end - begin), p.head_dim, p.q_aligned, p.is_f16,
-        [&](int32_t t) { return query_row(p, begin + t, item.h); }, m.q_mean + r, kRows);
+        [&](int32_t t) { return query_row(p, begin + t, item.h); }, AsIs{}, m.q_mean + r, kRows);
   }
   __syncthreads();
   const int32_t blocks = s.causal_blocks(item.first + rows - 1);
