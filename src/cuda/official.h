@@ -64,7 +64,8 @@ FLEXPREFILL_DEVICE_FN int64_t token_count(const Team& team, const float* masses,
   const auto keys = [&](int32_t x) { return score_key(masses[x]); };
   CutRule rule;
   rule.target = floor(static_cast<double>(gamma) * kMassUnits) + 1;  // masses are integers
-  if (static_cast<double>(tally_from(team, n, keys, 1).mass) < rule.target) return int64_t{n} + 1;
+  if (static_cast<double>(tally_from(team, n, KeyMass<decltype(keys)>{keys}, 1).mass) < rule.target)
+    return int64_t{n} + 1;
   const Cut cut = find_cut(team, n, keys, rule);
   return team.sum(n, [&](int32_t x) { return cut.keeps(keys(x), x) ? uint32_t{1} : uint32_t{0}; });
 }

@@ -180,7 +180,9 @@ struct Call {
     // Rows that share a pass over the mean keys; as many as fit beside each other.
     sizes.rows_per_item = 16;
     if (scores(PlanPolicy::kCoverage) || scores(PlanPolicy::kOfficial)) {
-      if (sizes.max_k_blocks < 512 || sizes.max_k_blocks > 3000) sizes.rows_per_item = 4;
+      if (sizes.max_k_blocks < 512) sizes.rows_per_item = 4;  // enough items for every SM
+      if (sizes.max_k_blocks > 3000) sizes.rows_per_item = 6;
+      if (sizes.max_k_blocks > 8900) sizes.rows_per_item = 4;
       if (sizes.max_k_blocks > 13000) sizes.rows_per_item = 1;
     }
     int32_t head = 0;

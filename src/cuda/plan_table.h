@@ -15,10 +15,10 @@
 #define FLEXPREFILL_DEVICE_FN inline
 #endif
 #ifdef __CUDA_ARCH__
-#define FLEXPREFILL_UNROLL_4 _Pragma("unroll 4")
+#define FLEXPREFILL_UNROLL_2 _Pragma("unroll 2")
 #define FLEXPREFILL_UNROLL_16 _Pragma("unroll 16")
 #else
-#define FLEXPREFILL_UNROLL_4
+#define FLEXPREFILL_UNROLL_2
 #define FLEXPREFILL_UNROLL_16
 #endif
 

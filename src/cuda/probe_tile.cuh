@@ -74,7 +74,7 @@ __device__ __forceinline__ void load_tile(uint32_t tile, int rows, int head_dim,
                                           const Row& row) {
   constexpr int kChunks = panels_of(kHeadDim) * 8;
   const bool whole = aligned && head_dim % 8 == 0;
-#pragma unroll 4
+#pragma unroll 1
   for (int n = static_cast<int>(threadIdx.x); n < 128 * kChunks; n += kThreads) {
     const int r = n / kChunks, c = n % kChunks;
     const bool there = r < rows && 8 * c < head_dim;

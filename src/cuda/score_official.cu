@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kPairThreads, 1) score_official(const PlanTabl
   using L = Layout<kHeadDim>;
   extern __shared__ unsigned char raw[];
   const auto n = static_cast<int32_t>(blockIdx.x);
-  const PlanProblem& p = find_problem(*table, &PlanProblem::first_head, n);
+  const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;
   if (p.stats == nullptr || p.tile_dim != kHeadDim) return;
   const PlanShape s = shape_of(p);
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kPairThreads, 1) score_official(const PlanTabl
 // Grid (heads): 1 / sum and maximum of every row. A thread per row and group of key blocks.
 __global__ void __launch_bounds__(kRowGroups* kPlanRows) total_official(const PlanTable* table) {
   const auto n = static_cast<int32_t>(blockIdx.x);
-  const PlanProblem& p = find_problem(*table, &PlanProblem::first_head, n);
+  const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;
   if (p.stats == nullptr) return;
   const PlanShape s = shape_of(p);
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(kRowGroups* kPlanRows) total_official(const Pl
 // Grid (kv heads of all problems, key blocks): mean of the keys, rounded to bf16 before.
 __global__ void __launch_bounds__(128) mean_keys(const PlanTable* table) {
   const auto n = static_cast<int32_t>(blockIdx.x);
-  const PlanProblem& p = find_problem(*table, &PlanProblem::first_head, n);
+  const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;  // the first head of its kv head does it
   if (p.stats == nullptr || h != member_head(p, plan_kv_head(p, h), 0)) return;
   const PlanShape s = shape_of(p);

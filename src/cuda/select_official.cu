@@ -22,7 +22,7 @@ constexpr int kLevels = 3;
 // Grid (heads).
 __global__ void __launch_bounds__(kDecideThreads, 1) decide_heads(const PlanTable* table) {
   const auto n = static_cast<int32_t>(blockIdx.x);
-  const PlanProblem& p = find_problem(*table, &PlanProblem::first_head, n);
+  const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;
   if (p.stats == nullptr) return;
   const PlanShape s = shape_of(p);
@@ -62,7 +62,7 @@ __device__ void for_each_row(const PlanTable& table, int32_t num_items, int32_t 
   const auto warp = static_cast<int32_t>(threadIdx.x / 32);
   for (int32_t n = static_cast<int32_t>(blockIdx.x); n < num_items;
        n += static_cast<int32_t>(gridDim.x)) {
-    const PlanProblem& p = find_problem(table, &PlanProblem::first_row_item, n);
+    const PlanProblem p = find_problem(table, &PlanProblem::first_row_item, n);
     const int32_t items = (p.q_blocks + kRows - 1) / kRows;
     const int32_t h = (n - p.first_row_item) / items;
     HeadState& state = table.states[p.first_head + h];
@@ -119,7 +119,7 @@ __device__ __forceinline__ uint32_t score_bits(float weight) { return score_key(
 
 // Adds every entry whose leading bits are those of the cut to the bin of the next ten.
 template <int kRows>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 2)
     count_entries(const PlanTable* table, int32_t num_items, int32_t max_k_blocks, int32_t level) {
   extern __shared__ float weights[];
   // Count, and mass in two parts that do not overflow: 2^16 low parts of 16 bits, 16 rows of 24.
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kRowThreads)
 // passes the target. That entry is dropped, as the official code does.
 __global__ void find_bin(const PlanTable* table, int32_t level) {
   const auto n = static_cast<int32_t>(blockIdx.x);
-  const PlanProblem& p = find_problem(*table, &PlanProblem::first_head, n);
+  const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;
   const PlanPolicy& policy = policy_of(*table, h);
   HeadState& state = table->states[n];
@@ -195,7 +195,7 @@ __global__ void find_bin(const PlanTable* table, int32_t level) {
 
 // Per row, the entries equal to the cut.
 template <int kRows>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 2)
     count_ties(const PlanTable* table, int32_t num_items, int32_t max_k_blocks) {
   extern __shared__ float weights[];
   for_each_row<kRows>(
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(kRowThreads)
 
 // Adds the entries to the rows, which hold the lines.
 template <int kRows>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 2)
     add_entries(const PlanTable* table, int32_t num_items, int32_t max_k_blocks) {
   extern __shared__ float weights[];
   for_each_row<kRows>(
@@ -225,6 +225,7 @@ __global__ void __launch_bounds__(kRowThreads)
         uint32_t added = 0;
         for (int32_t w = 0; 64 * w < n; ++w) {
           uint32_t halves[2];
+#pragma unroll
           for (int32_t half = 0; half < 2; ++half) {
             const int32_t j = 64 * w + 32 * half + lane;
             const uint32_t bits = j < n ? score_bits(row[j]) : 0;
@@ -289,6 +290,7 @@ void launch_decide_official(const PlanTable* table, const PlanSizes& sizes, cuda
 void launch_entries_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
   switch (sizes.rows_per_item) {
     case 16: return launch_entries<16>(table, sizes, stream);
+    case 6: return launch_entries<6>(table, sizes, stream);
     case 4: return launch_entries<4>(table, sizes, stream);
     default: return launch_entries<1>(table, sizes, stream);
   }
