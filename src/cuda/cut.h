@@ -6,6 +6,7 @@
 // bits. Run by a team (team.h): a warp, a block of threads, or one host thread.
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 #include "cuda/plan_table.h"
@@ -49,13 +50,55 @@ struct Tally {
   }
 };
 
+// How find_cut() weighs the scores of a long list that is read many times: keys(x), a functor.
+template <typename Keys>
+struct KeyMass {
+  const Keys& keys;
+
+  FLEXPREFILL_DEVICE_FN uint32_t key(int32_t x) const { return keys(x); }
+  FLEXPREFILL_DEVICE_FN Tally tally(int32_t x) const { return {mass_of_key(keys(x)), 1}; }
+};
+
+// The same for the weights of one softmax, times 2^31 so that a conversion gives their mass:
+// cheaper, and as fine as fp32 weights are exact.
+struct ShortTally {
+  uint32_t mass = 0;
+  uint32_t count = 0;
+
+  FLEXPREFILL_DEVICE_FN ShortTally& operator+=(const ShortTally& other) {
+    mass += other.mass;
+    count += other.count;
+    return *this;
+  }
+};
+inline constexpr float kWeightUnits = 0x1p31f;
+struct WeightMass {
+  const float* weights;  // times kWeightUnits
+
+  FLEXPREFILL_DEVICE_FN uint32_t key(int32_t x) const {
+#ifdef __CUDA_ARCH__
+    return __float_as_uint(weights[x]) + 1;  // no NaN, none negative
+#else
+    return std::bit_cast<uint32_t>(weights[x]) + 1;
+#endif
+  }
+  FLEXPREFILL_DEVICE_FN ShortTally tally(int32_t x) const {
+#ifdef __CUDA_ARCH__
+    return {__float2uint_rn(weights[x]), 1};
+#else
+    return {static_cast<uint32_t>(std::nearbyint(weights[x])), 1};
+#endif
+  }
+};
+
 // What a set must reach: the target and the least count, unless the most is reached before.
 struct CutRule {
-  double target = 0.0;  // in units of kMassUnits
+  double target = 0.0;  // in units of the tally
   int32_t min_count = 0;
   int32_t max_count = kPlanNoLimit;
 
-  FLEXPREFILL_DEVICE_FN bool suffices(const Tally& tally) const {
+  template <typename AnyTally>
+  FLEXPREFILL_DEVICE_FN bool suffices(const AnyTally& tally) const {
     return static_cast<int64_t>(tally.count) >= max_count ||
            (static_cast<int64_t>(tally.count) >= min_count &&
             static_cast<double>(tally.mass) >= target);
@@ -75,32 +118,32 @@ struct Cut {
 // The cut that keeps every key.
 FLEXPREFILL_DEVICE_FN Cut keep_all() { return {0, 0}; }
 
-template <typename Team, typename Keys>
-FLEXPREFILL_DEVICE_FN Tally tally_from(const Team& team, int32_t n, const Keys& keys,
-                                       uint32_t least) {
+template <typename Team, typename Scores>
+FLEXPREFILL_DEVICE_FN auto tally_from(const Team& team, int32_t n, const Scores& scores,
+                                      uint32_t least) {
   return team.sum(n, [&](int32_t x) {
-    const uint32_t key = keys(x);
-    Tally tally;
-    if (key >= least) tally = {mass_of_key(key), 1};
+    decltype(scores.tally(x)) tally;
+    if (scores.key(x) >= least) tally = scores.tally(x);
     return tally;
   });
 }
 
-// The cut that keeps the fewest keys, largest first and equal ones by index, that suffice; all if
-// no set does. keys(x), x < n, are score_key()s.
-template <typename Team, typename Keys>
-FLEXPREFILL_DEVICE_FN Cut find_cut(const Team& team, int32_t n, const Keys& keys,
-                                   const CutRule& rule) {
-  Tally from_low = tally_from(team, n, keys, 1);
+// The cut that keeps the fewest scores, largest first and equal ones by index, that suffice; all if
+// no set does.
+template <typename Team, typename Scores>
+FLEXPREFILL_DEVICE_FN Cut cut_scores(const Team& team, int32_t n, const Scores& scores,
+                                     const CutRule& rule) {
+  using AnyTally = decltype(scores.tally(0));
+  AnyTally from_low = tally_from(team, n, scores, 1);
   if (!rule.suffices(from_low)) return keep_all();
   // All keys >= low suffice, all >= high do not (there are none).
   uint32_t low = 1, high = 0x7f800002u;
-  Tally above;  // of the keys >= high
+  AnyTally above;  // of the keys >= high
   while (high - low > 1) {
     // A single key is left between them: it is the last one kept.
     if (from_low.count == above.count + 1) return {low - 1, 0};
     const uint32_t middle = low + (high - low) / 2;
-    const Tally tally = tally_from(team, n, keys, middle);
+    const AnyTally tally = tally_from(team, n, scores, middle);
     if (rule.suffices(tally)) {
       low = middle;
       from_low = tally;
@@ -110,16 +153,16 @@ FLEXPREFILL_DEVICE_FN Cut find_cut(const Team& team, int32_t n, const Keys& keys
     }
   }
   if (rule.suffices(above)) return {high - 1, 0};  // even the empty set does
-  const uint64_t mass = mass_of_key(low);
   int32_t begin = 0, end = n;  // the equal keys before `end` suffice, those before `begin` do not
   while (end - begin > 1) {
     const int32_t middle = begin + (end - begin) / 2;
-    const Tally equal = team.sum(middle, [&](int32_t x) {
-      Tally tally;
-      if (keys(x) == low) tally = {mass, 1};
+    AnyTally set = team.sum(middle, [&](int32_t x) {
+      AnyTally tally;
+      if (scores.key(x) == low) tally = scores.tally(x);
       return tally;
     });
-    if (rule.suffices({above.mass + equal.mass, above.count + equal.count})) {
+    set += above;
+    if (rule.suffices(set)) {
       end = middle;
     } else {
       begin = middle;
@@ -128,18 +171,35 @@ FLEXPREFILL_DEVICE_FN Cut find_cut(const Team& team, int32_t n, const Keys& keys
   return {low, end};
 }
 
-// Rule::kCoverage: the fewest scores whose sum reaches gamma of the total, within the budgets.
+// The same of score_key()s, keys(x) for x < n; the target is in units of kMassUnits.
 template <typename Team, typename Keys>
-FLEXPREFILL_DEVICE_FN Cut cover_cut(const Team& team, int32_t n, const Keys& keys,
-                                    const PlanPolicy& policy, bool ranks = true) {
+FLEXPREFILL_DEVICE_FN Cut find_cut(const Team& team, int32_t n, const Keys& keys,
+                                   const CutRule& rule) {
+  return cut_scores(team, n, KeyMass<Keys>{keys}, rule);
+}
+
+// Rule::kCoverage: the fewest scores whose sum reaches gamma of the total, within the budgets.
+template <typename Team, typename Scores>
+FLEXPREFILL_DEVICE_FN Cut cover_scores(const Team& team, int32_t n, const Scores& scores,
+                                       const PlanPolicy& policy) {
   CutRule rule;
-  if (ranks) {  // NaN scores have no mass: the budgets alone decide
-    const Tally total = tally_from(team, n, keys, 1);
-    rule.target = static_cast<double>(policy.gamma) * static_cast<double>(total.mass);
-  }
+  const auto total = tally_from(team, n, scores, 1);
+  rule.target = static_cast<double>(policy.gamma) * static_cast<double>(total.mass);
   rule.min_count = policy.min_blocks > 1 ? policy.min_blocks : 1;
   rule.max_count = policy.max_blocks;
-  return find_cut(team, n, keys, rule);
+  return cut_scores(team, n, scores, rule);
+}
+
+template <typename Team, typename Keys>
+FLEXPREFILL_DEVICE_FN Cut cover_cut(const Team& team, int32_t n, const Keys& keys,
+                                    const PlanPolicy& policy) {
+  return cover_scores(team, n, KeyMass<Keys>{keys}, policy);
+}
+
+// What cover_scores() keeps of scores that are all NaN: they have no mass, the budgets decide.
+FLEXPREFILL_DEVICE_FN Cut cover_unranked(const PlanPolicy& policy) {
+  const int32_t least = policy.min_blocks > 1 ? policy.min_blocks : 1;
+  return {0xffffffffu, least < policy.max_blocks ? least : policy.max_blocks};
 }
 
 }  // namespace flexprefill::internal::cuda

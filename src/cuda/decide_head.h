@@ -14,7 +14,7 @@ FLEXPREFILL_DEVICE_FN float row_max_part(const PlanShape& s, const HeadScores& x
                                          int32_t group) {
   float top = -INFINITY;
   const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
-  FLEXPREFILL_UNROLL_4
+  FLEXPREFILL_UNROLL_16
   for (int32_t j = group; j < end; j += kRowGroups) top = fmaxf(top, x.stat(j, 0)[r]);
   return top;
 }
@@ -23,7 +23,7 @@ FLEXPREFILL_DEVICE_FN double row_sum_part(const PlanShape& s, const HeadScores& 
                                           int32_t group, float top) {
   double sum = 0.0;
   const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
-  FLEXPREFILL_UNROLL_4
+  FLEXPREFILL_UNROLL_16
   for (int32_t j = group; j < end; j += kRowGroups) {
     sum += static_cast<double>((x.stat(j, 1)[r] + x.stat(j, 2)[r]) *
                                block_factor(x.stat(j, 0)[r], top));
@@ -31,15 +31,17 @@ FLEXPREFILL_DEVICE_FN double row_sum_part(const PlanShape& s, const HeadScores& 
   return sum;
 }
 
-// Softmax in place over team.sum; the scores' maximum is `top`.
+// `units` times the softmax, in place; the scores' maximum is `top`. Whether the weights are
+// finite.
 template <typename Team>
-FLEXPREFILL_DEVICE_FN bool softmax(const Team& team, float* scores, int32_t n, float top) {
+FLEXPREFILL_DEVICE_FN bool softmax(const Team& team, float* scores, int32_t n, float top,
+                                   float units = 1.0f) {
   const double total = team.sum(n, [&](int32_t j) {
     const float weight = expf(scores[j] - top);
     scores[j] = weight;
     return static_cast<double>(weight);
   });
-  const float inverse = static_cast<float>(1.0 / total);
+  const float inverse = static_cast<float>(static_cast<double>(units) / total);
   team.for_each(n, [&](int32_t j) { scores[j] *= inverse; });
   return total == total && total <= 1e300;
 }
@@ -120,7 +122,7 @@ FLEXPREFILL_DEVICE_FN HeadState decide_coverage(const Team& team, const PlanProb
         const auto keys = [&](int32_t b) { return score_key(x.slash[b]); };
         cuts[1] = cover_cut(part, s.buckets, keys, policy);
       });
-  store_lines(team, s, x, p.row_words, cuts[0], cuts[1]);
+  store_lines(team, s, x, p.row_words, cuts[0], cuts[1], /*both_offsets=*/true);
   return state;
 }
 

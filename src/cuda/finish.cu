@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish(const PlanTable* tab
   __shared__ FinishMemory memory;
   __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
   const auto n = static_cast<int32_t>(blockIdx.x);
-  const PlanProblem& p = find_problem(*table, &PlanProblem::first_head, n);
+  const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;
   const PlanShape s = shape_of(p);
   const HeadReport report = finish_head(CtaTeam{partial}, p, s, policy_of(*table, h),

@@ -46,6 +46,7 @@ struct FinishHead {
       if (s.sees_keys(r)) {
         const uint64_t* const words = row(s.block_row(r));
         const int32_t end = seen_blocks(s, r);
+        FLEXPREFILL_UNROLL_2
         for (int32_t first = 8 * group; first < end; first += 64) {
           const uint32_t byte = static_cast<uint32_t>(words[first / 64] >> (8 * group)) & 0xff;
           FLEXPREFILL_UNROLL_16

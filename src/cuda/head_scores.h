@@ -21,12 +21,16 @@ struct HeadScores {
   float* slash;         // [buckets]
   uint64_t* columns;    // [row_words] bit j: column j is kept
   uint64_t* offsets;    // [line_words - row_words] kept block offsets in reverse, see offset_bits()
+  float* tokens;        // kOfficial: [2, 128 k_blocks] mass per key and per distance
   const float* k_mean;  // [head_dim, k_blocks]
   int32_t k_blocks, offset_words;
 
   FLEXPREFILL_DEVICE_FN float* stat(int32_t j, int32_t plane) const {
     return stats + (int64_t{j} * kStatPlanes + plane) * kPlanRows;
   }
+  // kOfficial, second pass: sums of block j along the diagonals row - key = -127 .. 127, [256];
+  // they take the place of the maxima and sums of the first pass.
+  FLEXPREFILL_DEVICE_FN float* diagonals(int32_t j) const { return stat(j, 1); }
   FLEXPREFILL_DEVICE_FN double& sum(SumPlane plane, int32_t j) const {
     return sums[int64_t{plane} * k_blocks + j];
   }
@@ -43,6 +47,7 @@ FLEXPREFILL_DEVICE_FN HeadScores scores_of(const PlanProblem& p, int32_t h) {
   x.slash = p.slash + h * (blocks + 2);
   x.columns = p.lines + int64_t{h} * p.line_words;
   x.offsets = x.columns + p.row_words;
+  x.tokens = p.tokens + h * blocks * 2 * kBlock;
   x.k_mean = p.k_mean + int64_t{plan_kv_head(p, h)} * p.head_dim * blocks;
   x.k_blocks = p.k_blocks;
   x.offset_words = p.line_words - p.row_words;
@@ -147,12 +152,13 @@ FLEXPREFILL_DEVICE_FN uint64_t bits_from(const uint64_t* words, int32_t num_word
   return (low >> shift) | (high << (64 - shift));
 }
 
-// Words of the lines that the cuts keep. Bucket b crosses block offsets first_bucket + b and one
-// more; offset first_bucket + x is bit (64 offset_words - 1 - x), so that a mask row, in which
-// offsets fall while columns rise, is a run of 64 bits.
+// Words of the lines that the cuts keep. Under kCoverage bucket b crosses block offsets
+// first_bucket + b and one more; offset first_bucket + x is bit (64 offset_words - 1 - x), so that
+// a mask row, in which offsets fall while columns rise, is a run of 64 bits.
 template <typename Team>
 FLEXPREFILL_DEVICE_FN void store_lines(const Team& team, const PlanShape& s, const HeadScores& x,
-                                       int32_t row_words, const Cut& columns, const Cut& buckets) {
+                                       int32_t row_words, const Cut& columns, const Cut& buckets,
+                                       bool both_offsets) {
   team.for_each(row_words, [&](int32_t w) {
     uint64_t word = w == 0 ? 1 : 0;  // the sink
     for (int32_t b = 0; b < 64; ++b) {
@@ -170,7 +176,7 @@ FLEXPREFILL_DEVICE_FN void store_lines(const Team& team, const PlanShape& s, con
     uint64_t word = 0;
     for (int32_t b = 0; b < 64; ++b) {
       const int32_t offset = 64 * x.offset_words - 1 - (64 * w + b);
-      if (kept(offset) || kept(offset - 1)) word |= uint64_t{1} << b;
+      if (kept(offset) || (both_offsets && kept(offset - 1))) word |= uint64_t{1} << b;
     }
     x.offsets[w] = word;
   });

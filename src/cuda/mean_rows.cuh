@@ -6,11 +6,15 @@
 
 namespace flexprefill::internal::cuda {
 
-// mean[c * stride] = mean over rows [0, rows) of channel c; row(r) is a row's address. `parts` is
+struct AsIs {
+  __device__ float operator()(float value) const { return value; }
+};
+
+// mean[c] = mean over rows [0, rows) of convert(channel c); row(r) is a row's address. `parts` is
 // shared memory of 8 * kThreads floats. Ends with a barrier. Rows are summed in a fixed order.
-template <int kThreads, typename Row>
+template <int kThreads, typename Row, typename Convert>
 __device__ void mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_f16, const Row& row,
-                          float* parts, float* mean, int32_t stride) {
+                          const Convert& convert, float* parts, float* mean) {
   const int32_t chunks = (head_dim + 7) / 8, groups = kThreads / chunks;
   const int32_t chunk = static_cast<int32_t>(threadIdx.x) % chunks;
   const int32_t group = static_cast<int32_t>(threadIdx.x) / chunks;
@@ -24,8 +28,8 @@ __device__ void mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_
       for (int c = 0; c < 8; c += 2) {
         const uint32_t pair = values[c] | static_cast<uint32_t>(values[c + 1]) << 16;
         const float2 value = is_f16 ? to_float2<__half>(pair) : to_float2<__nv_bfloat16>(pair);
-        sums[c] += value.x;
-        sums[c + 1] += value.y;
+        sums[c] += convert(value.x);
+        sums[c + 1] += convert(value.y);
       }
     }
 #pragma unroll
@@ -36,16 +40,17 @@ __device__ void mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_
   for (int32_t c = static_cast<int32_t>(threadIdx.x); c < head_dim; c += kThreads) {
     float sum = 0.0f;
     for (int32_t n = 0; n < groups; ++n) sum += parts[n * chunks * 8 + c];
-    mean[c * stride] = sum / count;
+    mean[c] = sum / count;
   }
   __syncthreads();
 }
 
 // The same by one warp without shared memory: [head_dim] to mean[c * stride]. Many loads in flight
 // and no barrier, for callers with a row of means per warp.
-template <typename Row>
+template <typename Row, typename Convert>
 __device__ void warp_mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_f16,
-                               const Row& row, float* mean, int32_t stride) {
+                               const Row& row, const Convert& convert, float* mean,
+                               int32_t stride) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
   const int32_t chunks = (head_dim + 7) / 8, groups = 32 / chunks;
   const int32_t chunk = lane % chunks, group = lane / chunks;
@@ -58,8 +63,8 @@ __device__ void warp_mean_rows(int32_t rows, int32_t head_dim, bool aligned, boo
     for (int c = 0; c < 8; c += 2) {
       const uint32_t pair = values[c] | static_cast<uint32_t>(values[c + 1]) << 16;
       const float2 value = is_f16 ? to_float2<__half>(pair) : to_float2<__nv_bfloat16>(pair);
-      sums[c] += value.x;
-      sums[c + 1] += value.y;
+      sums[c] += convert(value.x);
+      sums[c + 1] += convert(value.y);
     }
   }
   __syncwarp();

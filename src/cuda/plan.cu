@@ -146,6 +146,12 @@ struct Call {
     const int64_t heads = p.heads, blocks = p.k_blocks;
     p.line_words = p.row_words + (p.k_blocks + 3 + 63) / 64;
     p.k_mean = arena.take<float>(p.kv_heads * p.head_dim * blocks).data();
+    // Apart from those of kCoverage, which must not depend on other heads' rules.
+    p.official_k_mean = p.k_mean;
+    const bool official = has(PlanPolicy::kOfficial);
+    if (official && has(PlanPolicy::kCoverage)) {
+      p.official_k_mean = arena.take<float>(p.kv_heads * p.head_dim * blocks).data();
+    }
     p.stats = arena.take<float>(heads * blocks * kStatPlanes * kPlanRows).data();
     p.row_stats = arena.take<float>(heads * 2 * kPlanRows).data();
     p.sums = arena.take<double>(heads * kSumPlanes * blocks).data();
@@ -153,6 +159,15 @@ struct Call {
     p.pooled = arena.take<float>(heads * blocks).data();
     p.slash = arena.take<float>(heads * (blocks + 2)).data();
     p.lines = arena.take<uint64_t>(heads * p.line_words).data();
+    if (!official) return;
+    p.tokens = arena.take<float>(heads * 2 * blocks * kBlock).data();
+    p.histogram = arena.take<unsigned long long>(heads * 2 * 1024).data();
+    p.row_ties = arena.take<uint32_t>(heads * p.q_blocks).data();
+  }
+
+  bool has(PlanPolicy::Kind kind) const {
+    return std::any_of(policies.begin(), policies.end(),
+                       [&](const PlanPolicy& policy) { return policy.kind == kind; });
   }
 
   // Cuts the probe kernels' work into as many parts as run at once, and the rows into items.
@@ -164,8 +179,10 @@ struct Call {
     table.blocks_per_chunk = static_cast<int32_t>(std::min<int64_t>(chunk, 1 << 20));
     // Rows that share a pass over the mean keys; as many as fit beside each other.
     sizes.rows_per_item = 16;
-    if (scores(PlanPolicy::kCoverage)) {
-      if (sizes.max_k_blocks < 512 || sizes.max_k_blocks > 3000) sizes.rows_per_item = 4;
+    if (scores(PlanPolicy::kCoverage) || scores(PlanPolicy::kOfficial)) {
+      if (sizes.max_k_blocks < 512) sizes.rows_per_item = 4;  // enough items for every SM
+      if (sizes.max_k_blocks > 3000) sizes.rows_per_item = 6;
+      if (sizes.max_k_blocks > 8900) sizes.rows_per_item = 4;
       if (sizes.max_k_blocks > 13000) sizes.rows_per_item = 1;
     }
     int32_t head = 0;
@@ -226,10 +243,16 @@ std::string plan_why_not(const AttentionProblem& problem, std::span<const Policy
     return "kv_len = " + std::to_string(kv_len(problem)) + ": it plans at most " +
            std::to_string(int64_t{kMaxBlocks} * kBlock) + " keys";
   }
+  const bool whole = problem.q.tokens == kv_len(problem) && q_start(problem) == 0;
   for (const Policy& policy : policies) {
     const auto* flex = std::get_if<FlexPrefill>(&policy);
     if (flex == nullptr) continue;
-    if (flex->rule == Rule::kOfficial) return "FlexPrefill.rule = official: not planned here yet";
+    if (flex->rule == Rule::kOfficial && !whole) {
+      return "FlexPrefill.rule = official: it is defined for q_len = kv_len and q_start = 0 only, "
+             "not for q_len = " +
+             std::to_string(problem.q.tokens) + ", kv_len = " + std::to_string(kv_len(problem)) +
+             ", q_start = " + std::to_string(q_start(problem));
+    }
     if (dtype_bytes(problem.q.dtype) != 2 || problem.q.dtype != problem.kv.k.dtype) {
       return "q.dtype = " + std::string(to_string(problem.q.dtype)) +
              ", kv.k.dtype = " + std::string(to_string(problem.kv.k.dtype)) +
@@ -264,7 +287,13 @@ void plan_problems(std::span<const AttentionProblem> problems, std::span<const P
     launch_combine(table, call.sizes, stream);
   }
   launch_decide(table, call.sizes, stream);
+  const bool official = call.scores(PlanPolicy::kOfficial);
+  if (official) {
+    launch_score_official(table, call.sizes, stream);
+    launch_decide_official(table, call.sizes, stream);
+  }
   if (call.sizes.row_items > 0) launch_rows(table, call.sizes, stream);
+  if (official) launch_entries_official(table, call.sizes, stream);
   launch_finish(table, call.sizes, stream);
 }
 

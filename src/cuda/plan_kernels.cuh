@@ -21,9 +21,12 @@ struct PlanSizes {
 
 // What each step takes from sizes. `table` lies on the device.
 void launch_score_coverage(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
+void launch_score_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_decide(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
+void launch_decide_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_rows(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
+void launch_entries_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_finish(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 
 // Instantiations of the probe kernels: by type, and head_dim rounded up.
@@ -45,7 +48,8 @@ constexpr int32_t probe_heads(int32_t head_dim) {
 }
 
 #ifdef __CUDACC__
-// The problem that item n belongs to; `first` is the member that numbers its items.
+// The problem that item n belongs to; `first` is the member that numbers its items. Kernels copy
+// what they use of it: behind stores and barriers a reference would be read again.
 __device__ __forceinline__ const PlanProblem& find_problem(const PlanTable& table,
                                                            int32_t PlanProblem::*first, int32_t n) {
   int32_t low = 0, high = table.num_problems;  // first of low <= n
@@ -54,6 +58,15 @@ __device__ __forceinline__ const PlanProblem& find_problem(const PlanTable& tabl
     (table.problems[middle].*first <= n ? low : high) = middle;
   }
   return table.problems[low];
+}
+
+// By all threads, with a barrier.
+__device__ __forceinline__ void copy_problem(PlanProblem& s_to, const PlanProblem& from) {
+  static_assert(sizeof(PlanProblem) % 4 == 0);
+  for (uint32_t n = threadIdx.x; n < sizeof(PlanProblem) / 4; n += blockDim.x) {
+    reinterpret_cast<uint32_t*>(&s_to)[n] = reinterpret_cast<const uint32_t*>(&from)[n];
+  }
+  __syncthreads();
 }
 
 // One part of a probe kernel's work: some key blocks against some heads of a kv head.

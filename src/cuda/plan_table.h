@@ -15,10 +15,10 @@
 #define FLEXPREFILL_DEVICE_FN inline
 #endif
 #ifdef __CUDA_ARCH__
-#define FLEXPREFILL_UNROLL_4 _Pragma("unroll 4")
+#define FLEXPREFILL_UNROLL_2 _Pragma("unroll 2")
 #define FLEXPREFILL_UNROLL_16 _Pragma("unroll 16")
 #else
-#define FLEXPREFILL_UNROLL_4
+#define FLEXPREFILL_UNROLL_2
 #define FLEXPREFILL_UNROLL_16
 #endif
 
@@ -37,18 +37,21 @@ struct PlanPolicy {
 
 // What is known of one head between the kernels.
 struct HeadState {
-  Pattern pattern;       // kDense also for heads that are dense without scoring
-  int32_t measured;      // scored: the report gives coverage and divergence
-  int32_t dropped;       // kOfficial: NaN weights, no query-aware entry is kept
-  uint32_t cut_key;      // kOfficial: query-aware entries above this key are kept, and the first
-  uint64_t cut_entries;  // this many (in row order) of those equal to it
+  Pattern pattern;   // kDense also for heads that are dense without scoring
+  int32_t measured;  // scored: the report gives coverage and divergence
   unsigned long long kept_blocks;
   double divergence;
+  // kOfficial, query-aware entries: those whose score's bits lie above cut_bits are kept, and the
+  // first cut_entries (row by row) of those equal to it. Until all levels of the histogram are
+  // read, cut_bits holds the leading bits and cut_mass the mass above them.
+  uint32_t cut_bits;
+  int32_t unranked;  // a weight is NaN: no entry is kept
+  unsigned long long cut_mass, cut_entries;
 };
 
 // Scores of the probe rows per key block, one float per row: [k_blocks, kStatPlanes, 128].
 // kCoverage: row maximum (log2 units), near and far sums; the first becomes the row mass.
-// kOfficial: row mass, row maximum, row sum.
+// kOfficial: row mass (second pass), row maximum, row sum (both natural units; then diagonals).
 inline constexpr int32_t kStatPlanes = 3, kMassPlane = 0;
 inline constexpr int32_t kPlanRows = kBlock;  // probe rows, at most
 
@@ -78,15 +81,18 @@ struct PlanProblem {
   HeadReport* reports;  // [heads]
 
   // Scratch. Heads that share a kv head share its means.
-  float* k_mean;     // [kv_heads, head_dim, k_blocks] mean key of each block, channels slowest
-  float* stats;      // [heads, k_blocks, kStatPlanes, 128]; null = nothing is scored
-  double* sums;      // [heads, kSumPlanes, k_blocks]
-  float* vertical;   // [heads, k_blocks] mean mass of the key block
-  float* pooled;     // [heads, k_blocks] the same as the block means estimate it
-  float* slash;      // [heads, k_blocks + 2] mean mass of each distance bucket
-  float* row_stats;  // [heads, 2, 128] maximum (log2 units) and 1 / sum of each probe row
-  uint64_t* lines;   // [heads, line_words] bit sets: kept columns, then kept offsets in reverse
-  float* tokens;     // kOfficial: [heads, 3, k_blocks * 128]: columns; diagonals of each block
+  float* k_mean;  // [kv_heads, head_dim, k_blocks] mean key of each block, channels slowest
+  float* official_k_mean;  // the same of keys rounded to bf16 before
+  float* stats;            // [heads, k_blocks, kStatPlanes, 128]; null = nothing is scored
+  double* sums;            // [heads, kSumPlanes, k_blocks]
+  float* vertical;         // [heads, k_blocks] mean mass of the key block
+  float* pooled;           // [heads, k_blocks] the same as the block means estimate it
+  float* slash;            // [heads, k_blocks + 2] mean mass of each distance bucket
+  float* row_stats;        // [heads, 2, 128] maximum (log2 units) and 1 / sum of each probe row
+  uint64_t* lines;  // [heads, line_words] bit sets: kept columns, then kept offsets in reverse
+  float* tokens;    // kOfficial: [heads, 2, 128 k_blocks] mean mass per key, per distance
+  unsigned long long* histogram;  // kOfficial: [heads, 2, 1024] entries and mass by score
+  uint32_t* row_ties;             // kOfficial: [heads, q_blocks] entries equal to the cut
   int32_t line_words;
 
   int32_t first_head;                        // of this problem among all heads of the call

@@ -74,7 +74,7 @@ __device__ __forceinline__ void load_tile(uint32_t tile, int rows, int head_dim,
                                           const Row& row) {
   constexpr int kChunks = panels_of(kHeadDim) * 8;
   const bool whole = aligned && head_dim % 8 == 0;
-#pragma unroll 4
+#pragma unroll 1
   for (int n = static_cast<int>(threadIdx.x); n < 128 * kChunks; n += kThreads) {
     const int r = n / kChunks, c = n % kChunks;
     const bool there = r < rows && 8 * c < head_dim;
@@ -96,6 +96,28 @@ __device__ __forceinline__ float2 to_float2(uint32_t pair) {
     return __half22float2(*reinterpret_cast<const __half2*>(&pair));
   } else {
     return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
+  }
+}
+
+// The same with every element converted: convert(float) gives a float that bf16 holds exactly.
+template <int kHeadDim, int kThreads, typename Row, typename Convert>
+__device__ __forceinline__ void load_tile_as_bf16(uint32_t tile, int rows, int head_dim,
+                                                  bool aligned, bool is_f16, const Row& row,
+                                                  const Convert& convert) {
+  constexpr int kChunks = panels_of(kHeadDim) * 8;
+#pragma unroll 2
+  for (int n = static_cast<int>(threadIdx.x); n < 128 * kChunks; n += kThreads) {
+    const int r = n / kChunks, c = n % kChunks;
+    alignas(16) uint16_t values[8] = {};
+    if (r < rows && 8 * c < head_dim) load_channels(row(r), c, head_dim, aligned, values);
+    uint32_t pairs[4];
+#pragma unroll
+    for (int x = 0; x < 4; ++x) {
+      const uint32_t pair = values[2 * x] | static_cast<uint32_t>(values[2 * x + 1]) << 16;
+      const float2 value = is_f16 ? to_float2<__half>(pair) : to_float2<__nv_bfloat16>(pair);
+      pairs[x] = pack<__nv_bfloat16>(convert(value.x), convert(value.y));
+    }
+    store_shared(tile + chunk_offset(r, c), {pairs[0], pairs[1], pairs[2], pairs[3]});
   }
 }
 

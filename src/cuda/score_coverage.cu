@@ -6,7 +6,9 @@
 // heads' probe rows stay in shared memory, key tiles alternate between two buffers, and while the
 // sums of one head are taken the products of the next are under way.
 
+#include <bit>
 #include "cuda/head_scores.h"
+
 #include "cuda/launch.cuh"
 #include "cuda/plan_kernels.cuh"
 #include "cuda/probe_tile.cuh"
@@ -15,17 +17,20 @@ namespace flexprefill::internal::cuda {
 namespace {
 
 constexpr float kLog2E = 1.44269504088896341f;
+constexpr uint32_t kTurn = 1;  // named barriers: whose turn at the tensor cores, one per pair
 
 template <int kHeadDim>
 struct Layout {
   static constexpr int kHeads = probe_heads(kHeadDim);
-  static constexpr int kPairs = kHeads > 1 ? 2 : 1;  // of warpgroups
+  // Of warpgroups. With 64 channels two pairs spill; one head of 256 channels has work for one.
+  static constexpr int kPairs = kHeadDim > 64 && kHeads > 1 ? 2 : 1;
   static constexpr int kThreads = kPairs * kPairThreads;
   static constexpr uint32_t kTile = tile_bytes(kHeadDim);
   static constexpr int kColumns = panels_of(kHeadDim) * 32;  // pairs of channels
-  static constexpr int kParts = kThreads / kColumns;         // threads that share a column
-  static constexpr uint32_t kKeys = kHeads * kTile;          // offset of the key tiles
-  static constexpr uint32_t kMeans = kKeys + 2 * kTile;      // offset of the partial means
+  // Threads that share a column: a power of two, so that they divide the rows.
+  static constexpr int kParts = std::bit_floor(static_cast<unsigned>(kThreads / kColumns));
+  static constexpr uint32_t kKeys = kHeads * kTile;      // offset of the key tiles
+  static constexpr uint32_t kMeans = kKeys + 2 * kTile;  // offset of the partial means
   static constexpr uint32_t kBytes = kMeans + kParts * kColumns * sizeof(float2) + 1024;
 };
 
@@ -91,7 +96,7 @@ __device__ __forceinline__ void add_up_columns(const unsigned char* tile, float2
   if (part >= L::kParts) return;
   constexpr int kRows = 128 / L::kParts;
   float2 sum = {0.0f, 0.0f};
-#pragma unroll 8
+#pragma unroll 4
   for (int r = part * kRows; r < (part + 1) * kRows; ++r) {
     const uint32_t at = chunk_offset(r, column / 4) + static_cast<uint32_t>(column % 4) * 4;
     const float2 value = to_float2<T>(*reinterpret_cast<const uint32_t*>(tile + at));
@@ -124,14 +129,20 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
     score_coverage(const PlanTable* table) {
   using L = Layout<kHeadDim>;
   extern __shared__ unsigned char raw[];
-  const PlanProblem& p =
-      find_problem(*table, &PlanProblem::first_score_item, static_cast<int32_t>(blockIdx.x));
+  // Shared, as the sums need the registers.
+  __shared__ PlanProblem p;
+  copy_problem(
+      p, find_problem(*table, &PlanProblem::first_score_item, static_cast<int32_t>(blockIdx.x)));
   if (p.stats == nullptr || p.tile_dim != kHeadDim || p.is_f16 != std::is_same_v<T, __half>) {
     return;
   }
-  const PlanShape s = shape_of(p);
-  const ScoreItem item =
-      score_item(*table, p, s, static_cast<int32_t>(blockIdx.x) - p.first_score_item);
+  __shared__ PlanShape s;
+  __shared__ ScoreItem item;
+  if (threadIdx.x == 0) {
+    s = shape_of(p);
+    item = score_item(*table, p, s, static_cast<int32_t>(blockIdx.x) - p.first_score_item);
+  }
+  __syncthreads();
   if (item.first_block >= item.end_block) return;
 
   // The means are the business of the kv head's first part.
@@ -145,6 +156,11 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
     means |= is_scored(*table, s, member_head(p, item.g, m), PlanPolicy::kCoverage);
   }
   if (scored == 0 && !means) return;
+  __shared__ float* s_stats[L::kHeads];
+  if (threadIdx.x < static_cast<unsigned>(item.members)) {
+    const int32_t h = member_head(p, item.g, item.first_member + static_cast<int32_t>(threadIdx.x));
+    s_stats[threadIdx.x] = scores_of(p, h).stats;
+  }
 
   unsigned char* const memory = raw + (-shared_address(raw) & 1023);
   const uint32_t base = shared_address(memory);
@@ -174,6 +190,7 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
   for (int half = 0; half < 2; ++half) {
     columns.near[half] = columns_below(((s.first_position + row + 8 * half) & 127) + 1);
   }
+  if (pair == 1) named_barrier_arrive(kTurn, L::kThreads);  // the first turn is pair 0's
 #pragma unroll 1
   for (int32_t j = item.first_block; j < item.end_block; ++j) {
     if (j + 1 < item.end_block) {
@@ -189,23 +206,27 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
     const int64_t first = int64_t{j} * kBlock;
     const int64_t there = s.visible_keys - first;
     const bool edge = there < kBlock || s.first_position + 1 - first < kBlock;
-    for (int half = 0; half < 2; ++half) {
-      columns.seen[half] =
-          columns_below(plan_min(there, s.first_position + row + 8 * half + 1 - first));
-    }
     if (means) {
       add_up_columns<T, kHeadDim>(memory + L::kKeys + (j & 1) * L::kTile, parts);
     }
 #pragma unroll 1
-    for (int m = pair; m < item.members; m += L::kPairs) {
-      if (((scored >> m) & 1) == 0) continue;
+    for (int m = pair; m < L::kHeads; m += L::kPairs) {
+      const bool needed = ((scored >> m) & 1) != 0;
       float scores[64];
-      start_scores<T, kHeadDim>(scores, queries + m * L::kTile, keys);
-      const int32_t h = member_head(p, item.g, item.first_member + m);
-      float* const stat = p.stats + (int64_t{h} * p.k_blocks + j) * kStatPlanes * kPlanRows;
-      wgmma_wait<0>();
-      pin(scores);
+      if constexpr (L::kPairs == 2) named_barrier_sync(kTurn + pair, L::kThreads);
+      if (needed) {
+        start_scores<T, kHeadDim>(scores, queries + m * L::kTile, keys);
+        wgmma_wait<0>();
+        pin(scores);
+      }
+      if constexpr (L::kPairs == 2) named_barrier_arrive(kTurn + 1 - pair, L::kThreads);
+      if (!needed) continue;
+      float* const stat = s_stats[m] + int64_t{j} * kStatPlanes * kPlanRows;
       if (edge) {
+        for (int half = 0; half < 2; ++half) {
+          const int64_t seen = s.first_position + row + 8 * half + 1 - first;
+          columns.seen[half] = columns_below(plan_min(there, seen));
+        }
         store_sums<true>(scores, scale_log2, columns, stat, row);
       } else {
         store_sums<false>(scores, scale_log2, columns, stat, row);
@@ -214,6 +235,7 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
     __syncthreads();  // before the next tile overwrites this one
     if (means) store_means<kHeadDim>(parts, p, item.g, j, plan_min(there, kBlock));
   }
+  if (L::kPairs == 2 && pair == 0) named_barrier_sync(kTurn, L::kThreads);  // ends the last turn
 }
 
 template <typename T, int kHeadDim>

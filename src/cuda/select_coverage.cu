@@ -17,22 +17,22 @@ constexpr int kCombineBlocks = 32;  // key blocks that one thread block combines
 constexpr int kDecideThreads = 512;
 
 // Head `n` of the call, if it is scored under kCoverage.
-__device__ bool find_scored(const PlanTable& table, int32_t n, const PlanProblem*& p, PlanShape& s,
-                            int32_t& h) {
-  p = &find_problem(table, &PlanProblem::first_head, n);
-  h = n - p->first_head;
-  if (p->stats == nullptr) return false;
-  s = shape_of(*p);
+__device__ __forceinline__ bool find_scored(const PlanTable& table, int32_t n, PlanProblem& p,
+                                            PlanShape& s, int32_t& h) {
+  p = find_problem(table, &PlanProblem::first_head, n);
+  h = n - p.first_head;
+  if (p.stats == nullptr) return false;
+  s = shape_of(p);
   return is_scored(table, s, h, PlanPolicy::kCoverage);
 }
 
 // Grid (heads, 4): maximum and 1 / sum of 32 rows each.
 __global__ void __launch_bounds__(kTotalThreads) total_rows(const PlanTable* table) {
-  const PlanProblem* p;
+  PlanProblem p;
   PlanShape s;
   int32_t h;
   if (!find_scored(*table, static_cast<int32_t>(blockIdx.x), p, s, h)) return;
-  const HeadScores x = scores_of(*p, h);
+  const HeadScores x = scores_of(p, h);
   __shared__ float tops[kRowGroups][32];
   __shared__ double sums[kRowGroups][32];
   const int lane = static_cast<int>(threadIdx.x % 32), group = static_cast<int>(threadIdx.x / 32);
@@ -52,11 +52,11 @@ __global__ void __launch_bounds__(kTotalThreads) total_rows(const PlanTable* tab
 
 // Grid (heads, parts of the key blocks), a warp per key block: row masses and their sums.
 __global__ void __launch_bounds__(kCombineThreads) combine_blocks(const PlanTable* table) {
-  const PlanProblem* p;
+  PlanProblem p;
   PlanShape s;
   int32_t h;
   if (!find_scored(*table, static_cast<int32_t>(blockIdx.x), p, s, h)) return;
-  const HeadScores x = scores_of(*p, h);
+  const HeadScores x = scores_of(p, h);
   const int32_t end =
       min((static_cast<int32_t>(blockIdx.y) + 1) * kCombineBlocks, s.visible_blocks);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kCombineThreads) combine_blocks(const PlanTabl
 // Grid (heads).
 __global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* table) {
   const auto n = static_cast<int32_t>(blockIdx.x);
-  const PlanProblem& p = find_problem(*table, &PlanProblem::first_head, n);
+  const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;
   const PlanShape s = shape_of(p);
   const PlanPolicy& policy = policy_of(*table, h);
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* tab
     const int64_t begin = s.q_len - s.seeing_rows();
     mean_rows<kDecideThreads>(
         s.seeing_rows(), p.head_dim, p.q_aligned, p.is_f16,
-        [&](int32_t r) { return query_row(p, begin + r, h); }, parts, probe_mean, 1);
+        [&](int32_t r) { return query_row(p, begin + r, h); }, AsIs{}, parts, probe_mean);
     state = decide_coverage(CtaTeam{partial}, p, s, policy, scores_of(p, h), probe_mean, cuts);
   }
   if (threadIdx.x == 0) table->states[n] = state;

@@ -36,6 +36,11 @@ __device__ __forceinline__ Tally warp_sum(const Tally& value) {
   return {(uint64_t{high} << 26) + low, __reduce_add_sync(~0u, value.count)};
 }
 
+// Masses of one softmax: 2^31 in all, up to rounding.
+__device__ __forceinline__ ShortTally warp_sum(const ShortTally& value) {
+  return {__reduce_add_sync(~0u, value.mass), __reduce_add_sync(~0u, value.count)};
+}
+
 struct WarpTeam {
   template <typename Do>
   __device__ __forceinline__ void for_each(int32_t n, const Do& work) const {

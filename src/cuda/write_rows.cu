@@ -2,7 +2,9 @@
 // row: the softmax of its mean query's scores with the mean keys, and the fewest blocks that reach
 // gamma.
 
+#include <algorithm>
 #include "cuda/decide_head.h"
+
 #include "cuda/launch.cuh"
 #include "cuda/mean_rows.cuh"
 #include "cuda/plan_kernels.cuh"
@@ -78,7 +80,7 @@ __device__ void score_rows(const RowItem& item, int32_t rows, const QueryAwareMe
     const int64_t begin = plan_max(block, 0), end = plan_min(block + kBlock, s.q_len);
     warp_mean_rows(
         static_cast<int32_t>(end - begin), p.head_dim, p.q_aligned, p.is_f16,
-        [&](int32_t t) { return query_row(p, begin + t, item.h); }, m.q_mean + r, kRows);
+        [&](int32_t t) { return query_row(p, begin + t, item.h); }, AsIs{}, m.q_mean + r, kRows);
   }
   __syncthreads();
   const int32_t blocks = s.causal_blocks(item.first + rows - 1);
@@ -107,13 +109,15 @@ __device__ uint32_t write_query_aware(const RowItem& item, int32_t i, float* wei
   const WarpTeam team;
   const int32_t n = s.causal_blocks(i), lane = static_cast<int32_t>(threadIdx.x % 32);
   const Maximum top = team.sum(n, [&](int32_t j) { return Maximum{weights[j]}; });
-  const bool ranks = softmax(team, weights, n, top.value);
-  const auto keys = [&](int32_t j) { return score_key(weights[j]); };
-  const Cut cut = cover_cut(team, n, keys, item.policy, ranks);
+  const bool ranks = softmax(team, weights, n, top.value, kWeightUnits);
+  const WeightMass scores{weights};
+  const Cut cut = ranks ? cover_scores(team, n, scores, item.policy) : cover_unranked(item.policy);
   const int64_t diagonal = s.first_q_block + i;
   uint32_t kept = 0;
   for (int32_t w = 0; w < item.p.row_words; ++w) {
-    const auto keeps = [&](int32_t j) { return j < n && cut.keeps(keys(j), j); };
+    const auto keeps = [&](int32_t j) {
+      return j < n && cut.keeps(ranks ? scores.key(j) : 0xffffffffu, j);
+    };
     const int32_t first = 64 * w + lane;
     const uint32_t low = __ballot_sync(~0u, keeps(first));
     const uint32_t high = __ballot_sync(~0u, keeps(first + 32));
@@ -127,7 +131,7 @@ __device__ uint32_t write_query_aware(const RowItem& item, int32_t i, float* wei
 }
 
 template <int kRows>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 2)
     write_rows(const PlanTable* table, int32_t num_items, int32_t max_k_blocks) {
   extern __shared__ float memory[];
   const QueryAwareMemory<kRows> m(memory, max_k_blocks);
@@ -135,7 +139,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const CtaTeam team{partial};
   for (int32_t n = static_cast<int32_t>(blockIdx.x); n < num_items;
        n += static_cast<int32_t>(gridDim.x)) {
-    const PlanProblem& p = find_problem(*table, &PlanProblem::first_row_item, n);
+    const PlanProblem p = find_problem(*table, &PlanProblem::first_row_item, n);
     const int32_t items = (p.q_blocks + kRows - 1) / kRows;
     const int32_t h = (n - p.first_row_item) / items;
     const PlanShape s = shape_of(p);
@@ -188,6 +192,7 @@ void launch_with(const PlanTable* table, const PlanSizes& sizes, cudaStream_t st
 void launch_rows(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
   switch (sizes.rows_per_item) {
     case 16: return launch_with<16>(table, sizes, stream);
+    case 6: return launch_with<6>(table, sizes, stream);
     case 4: return launch_with<4>(table, sizes, stream);
     default: return launch_with<1>(table, sizes, stream);
   }

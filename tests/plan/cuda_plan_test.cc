@@ -10,6 +10,7 @@
 #include <map>
 #include <random>
 
+#include "tests/plan/official_fixture.h"
 #include "tests/plan/plan_cases.h"
 #include "tests/support/run.h"
 
@@ -199,6 +200,66 @@ TEST_F(CudaPlan, RealLayersPlanAsTheReference) {
   EXPECT_LE(static_cast<double>(tally.different_blocks), 0.001 * static_cast<double>(tally.blocks));
 }
 
+TEST_F(CudaPlan, OfficialSelectsTheRecordedBlocks) {
+  OfficialTally tally;
+  for (const std::string& name : fixtures()) {
+    const Recorded recorded(name);
+    const DeviceTensors device(recorded.problem, recorded.q, recorded.k);
+    for (const Setting& setting : settings(recorded.fixture)) {
+      const DevicePlan plan = device_plan(device.problem, setting.policy);
+      const ReferencePlan reference = reference_plan(recorded.problem, setting.policy);
+      for (int32_t h = 0; h < recorded.problem.q.heads; ++h) {
+        SCOPED_TRACE(name + " " + setting.name + " head " + std::to_string(h));
+        const auto actual = blocks_of(plan.masks[0], h);
+        const auto expected = recorded.blocks(setting, h);
+        const size_t different = differing(actual, expected);
+        ++tally.heads;
+        tally.identical_heads += different == 0;
+        tally.blocks += expected.size();
+        tally.different_blocks += different;
+        const HeadReport& report = plan.reports[0][static_cast<size_t>(h)];
+        EXPECT_EQ(report.kept_blocks, static_cast<int64_t>(actual.size()));
+        const OfficialTrace trace(recorded.problem, setting.policy, h);
+        if (actual != trace.blocks()) {
+          std::cout << name << " " << setting.name << " head " << h << ": " << different << " of "
+                    << expected.size() << " blocks differ from the record\n";
+          expect_explained(trace, actual, "cuda");
+        } else {
+          const HeadReport& other = reference.reports[static_cast<size_t>(h)];
+          EXPECT_EQ(report.pattern, other.pattern);
+          expect_near(report.coverage, other.coverage, 2e-5);
+          expect_near(report.coverage_min_row, other.coverage_min_row, 2e-4);
+          expect_near(report.divergence, other.divergence, 1e-4);
+        }
+      }
+    }
+  }
+  std::cout << tally.identical_heads << " of " << tally.heads << " heads as recorded, "
+            << tally.different_blocks << " of " << tally.blocks << " blocks differ\n";
+  EXPECT_LE(static_cast<double>(tally.different_blocks), 0.002 * static_cast<double>(tally.blocks));
+}
+
+TEST_F(CudaPlan, OfficialIsTheReferences) {
+  Tally tally;
+  for (const PlanCase& c : cases()) {
+    if (c.q_len != c.kv_len || c.q_start) continue;
+    const Instance x(c);
+    for (FlexPrefill policy : policies()) {
+      policy.rule = Rule::kOfficial;
+      compare(device_plan(x.device.problem, policy), 0, reference_plan(x.host.problem, policy),
+              tally, c.name() + " " + str(policy));
+    }
+  }
+  for (const Pattern pattern : {Pattern::kVerticalSlash, Pattern::kQueryAware}) {
+    std::cout << tally.patterns[pattern] << " heads " << to_string(pattern) << "\n";
+    EXPECT_GT(tally.patterns[pattern], 50);
+  }
+  std::cout << tally.heads - tally.different_heads << " of " << tally.heads << " heads identical, "
+            << tally.different_blocks << " of " << tally.blocks << " blocks differ\n";
+  // bf16 logits tie often, and noise leaves every block near a cut.
+  EXPECT_LE(static_cast<double>(tally.different_blocks), 0.005 * static_cast<double>(tally.blocks));
+}
+
 // Scores a hundred times larger than usual: rows with one key, and sums that underflow.
 TEST_F(CudaPlan, ExtremeLogits) {
   Tally tally;
@@ -285,8 +346,8 @@ TEST_F(CudaPlan, SurroundingsChangeNoBit) {
 TEST_F(CudaPlan, EveryHeadMayHaveItsOwnPolicy) {
   const Instance x({.structure = Structure::kLocal, .head_dim = 64, .dtype = DType::kBF16});
   const Policy mixed[] = {Dense{}, AShape{.sink_tokens = 1, .local_tokens = 100},
-                          FlexPrefill{.gamma = 0.6f, .min_budget = 0},
-                          FlexPrefill{.gamma = 0.9f, .tau = 1.0f, .min_budget = 0}};
+                          FlexPrefill{.gamma = 0.6f, .tau = 1.0f, .min_budget = 0},
+                          FlexPrefill{.gamma = 0.9f, .min_budget = 0, .rule = Rule::kOfficial}};
   const DevicePlan actual = device_plan(std::span(&x.device.problem, 1), mixed);
   for (int32_t h = 0; h < 4; ++h) {
     const DevicePlan uniform = device_plan(x.device.problem, mixed[h]);

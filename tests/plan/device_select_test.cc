@@ -216,8 +216,8 @@ void write_rows(HostProblem& x, int32_t h, const device::PlanPolicy& policy,
         weight = device::pooled_score(dot, x.p.softmax_scale, device::tokens_of_block(x.s, j));
         top = std::max(top, weight);
       }
-      device::softmax(HostTeam{}, weights.data(), end, top);
-      cut = device::cover_cut(HostTeam{}, end, keys, policy);
+      device::softmax(HostTeam{}, weights.data(), end, top, device::kWeightUnits);
+      cut = device::cover_scores(HostTeam{}, end, device::WeightMass{weights.data()}, policy);
     }
     for (int32_t w = 0; w < x.p.row_words; ++w) {
       uint64_t word = 0;
