@@ -27,7 +27,7 @@ command -v ninja >/dev/null && generator=(-G Ninja)
 failed=0
 if [[ ${TESTS:-} != none ]]; then
   # One process per suite: a thousand tests would load the driver a thousand times.
-  for suite in cuda/cuda_test attend/attend_test plan/plan_test plan/official_parity_test plan/cuda_plan_test; do
+  for suite in cuda/cuda_test attend/attend_test plan/cuda_plan_test; do
     [[ -x $build/tests/$suite && $suite =~ ${TESTS:-.} ]] || continue
     log=$logs/$(basename "$suite").log
     FLEXPREFILL_BACKEND=cuda timeout 300 "$build/tests/$suite" >"$log" 2>&1
@@ -41,6 +41,7 @@ fi
 
 if [[ ${TIMES:-1} != 0 ]]; then
   timeout 240 "$build/bench/cuda_attention_bench" ${SECTIONS:+--only "$SECTIONS"} 2>&1 | tee "$logs/times.log"
+  timeout 60 "$build/bench/cuda_plan_bench" 2>&1 | tee "$logs/plan_times.log"
   if python3 -c 'import torch' 2>/dev/null; then
     timeout 120 python3 bench/cuda_peers.py 2>&1 | tee "$logs/peers.log"
   fi

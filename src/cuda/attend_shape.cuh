@@ -54,9 +54,11 @@ struct AttendShape {
   static constexpr int kKeys = kVHeadDim > 128 ? 64 : 128;
   static constexpr int kStepsPerBlock = 128 / kKeys;
   // The two groups take turns with the tensor cores, so that one's softmax hides behind the other's
-  // products.
-  static constexpr bool kTakeTurns = true;
-  static constexpr bool kLazyRescale = kHeadDim <= 64;
+  // products. Narrow heads have more softmax than products, and lose by waiting for their turn.
+  static constexpr bool kTakeTurns = kHeadDim > 64;
+  // A vote is cheaper than the multiplications of a wide O, and saves power; of a narrow O it is
+  // not.
+  static constexpr bool kLazyRescale = kHeadDim > 64;
 
   using Q = TileLayout<kRows, kHeadDim>;
   using K = TileLayout<kKeys, kHeadDim>;

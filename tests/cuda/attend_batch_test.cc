@@ -9,11 +9,9 @@ TEST(CudaAttend, EveryTailOfEveryKernel) {
   const int32_t dims[][2] = {{96, 96}, {128, 128}, {192, 128}, {192, 192}, {256, 256}};
   for (int64_t kv_len = 129; kv_len <= 256; ++kv_len) {
     const auto& [k_dim, v_dim] = dims[kv_len % 5];
-    const Instance x(half_precision({.q_len = 1 + kv_len % 7,
-                                     .kv_len = kv_len,
-                                     .k_dim = k_dim,
-                                     .v_dim = v_dim},
-                                    kv_len % 2 == 0 ? DType::kBF16 : DType::kF16));
+    const Instance x(
+        half_precision({.q_len = 1 + kv_len % 7, .kv_len = kv_len, .k_dim = k_dim, .v_dim = v_dim},
+                       kv_len % 2 == 0 ? DType::kBF16 : DType::kF16));
     run(x);
     const Expected expected = expected_attention(x.problem, x.mask);
     EXPECT_TRUE(all_close(x.out.values(), expected.out, tolerance(x.problem.q.dtype, kv_len)))

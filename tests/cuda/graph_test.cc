@@ -38,7 +38,9 @@ std::vector<Policy> policies(const AttentionProblem& problem) {
 // A problem on the device whose lengths lie there too, and what it takes to pose it again.
 struct Posed {
   explicit Posed(const Case& bounds)
-      : x(bounds), q_len(static_cast<int32_t>(bounds.q_len)), kv_len(static_cast<int32_t>(bounds.kv_len)) {
+      : x(bounds),
+        q_len(static_cast<int32_t>(bounds.q_len)),
+        kv_len(static_cast<int32_t>(bounds.kv_len)) {
     x.problem.q_len_device = &q_len;
     x.problem.kv_len_device = &kv_len;
     x.mask = block_grid(x.problem);
@@ -94,7 +96,8 @@ TEST(CudaGraph, ReplaysWithOtherDataAndLengths) {
     ASSERT_CUDA(cudaGraphInstantiate(&executable, graph, 0));
     for (int replay = 0; replay < 100; ++replay) {
       posed.q_len = 1 + static_cast<int32_t>(random() % 700);
-      posed.kv_len = posed.q_len + static_cast<int32_t>(random() % (901 - static_cast<unsigned>(posed.q_len)));
+      posed.kv_len =
+          posed.q_len + static_cast<int32_t>(random() % (901 - static_cast<unsigned>(posed.q_len)));
       std::normal_distribution<float> normal;
       if (replay % 10 == 0) {
         posed.x.q.fill([&] { return normal(random); });
@@ -109,8 +112,8 @@ TEST(CudaGraph, ReplaysWithOtherDataAndLengths) {
       Workspace fresh(std::span(&problem, 1), policy, other);
       prefill(problem, policy, fresh.context);
       other.wait();
-      ASSERT_EQ(replayed, posed.output()) << "replay " << replay << ": q_len " << posed.q_len
-                                          << ", kv_len " << posed.kv_len;
+      ASSERT_EQ(replayed, posed.output())
+          << "replay " << replay << ": q_len " << posed.q_len << ", kv_len " << posed.kv_len;
     }
     cudaGraphExecDestroy(executable);
     cudaGraphDestroy(graph);
@@ -131,8 +134,7 @@ TEST(CudaStreams, TwoAtOnceDoNotMeet) {
     together.push_back(std::make_unique<Instance>(cases[n]));
     devices.push_back(std::make_unique<OnDevice>(std::span(&together[n]->problem, 1),
                                                  std::span(&together[n]->mask, 1)));
-    workspaces.push_back(
-        std::make_unique<Workspace>(devices[n]->problems(), Dense{}, streams[n]));
+    workspaces.push_back(std::make_unique<Workspace>(devices[n]->problems(), Dense{}, streams[n]));
   }
   for (int round = 0; round < 50; ++round) {
     for (size_t n = 0; n < 2; ++n) {
@@ -161,7 +163,8 @@ TEST(CudaReports, ComeToTheHostWhenAsked) {
   for (int32_t h = 0; h < 4; ++h) {
     EXPECT_EQ(reports[static_cast<size_t>(h)].pattern, Pattern::kAShape);
     EXPECT_EQ(reports[static_cast<size_t>(h)].kept_blocks, kept_blocks(mask, h));
-    EXPECT_EQ(reports[static_cast<size_t>(h)].kept_blocks, 6);  // rows 1, 2, 3: the first and their own
+    EXPECT_EQ(reports[static_cast<size_t>(h)].kept_blocks,
+              6);  // rows 1, 2, 3: the first and their own
   }
 }
 

@@ -85,8 +85,12 @@ void expect_the_same(const Case& c, int64_t q_bound, int64_t kv_bound) {
 
 TEST(CudaLengths, OnTheDeviceGiveTheBitsOfTheExactCall) {
   for (const int32_t dim : {64, 128, 256}) {
-    for (const auto& [q_len, kv_len] : {std::pair<int64_t, int64_t>(1, 1), {130, 300}, {128, 128},
-                                        {77, 500}, {256, 257}, {5, 640}}) {
+    for (const auto& [q_len, kv_len] : {std::pair<int64_t, int64_t>(1, 1),
+                                        {130, 300},
+                                        {128, 128},
+                                        {77, 500},
+                                        {256, 257},
+                                        {5, 640}}) {
       for (const auto& [q_bound, kv_bound] :
            {std::pair<int64_t, int64_t>(0, 0), {1, 1}, {60, 100}, {128, 384}, {300, 300}}) {
         for (const MaskKind mask : {MaskKind::kNullBits, MaskKind::kRandom}) {

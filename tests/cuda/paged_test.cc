@@ -8,8 +8,11 @@
 namespace flexprefill::test {
 namespace {
 
-enum class PageLayout { kTokensOutside, kHeadsOutside };  // [pages, page_size, heads, ...] or
-                                                          // [pages, heads, page_size, ...]
+enum class PageLayout {
+  kTokensOutside,
+  kHeadsOutside
+};  // [pages, page_size, heads, ...] or
+    // [pages, heads, page_size, ...]
 
 // The keys of a contiguous tensor in pages of a pool, in random order; everything else is NaN.
 struct Pool {
@@ -27,9 +30,9 @@ struct Pool {
       for (int32_t g = 0; g < from.heads; ++g) {
         const int64_t to = table[static_cast<size_t>(t / page_size)] * page_stride +
                            t % page_size * view.token_stride + g * view.head_stride;
-        const auto* source = static_cast<const std::byte*>(from.data) +
-                             static_cast<size_t>(t * from.token_stride + g * from.head_stride) *
-                                 bytes;
+        const auto* source =
+            static_cast<const std::byte*>(from.data) +
+            static_cast<size_t>(t * from.token_stride + g * from.head_stride) * bytes;
         std::memcpy(memory.data() + static_cast<size_t>(to) * bytes, source,
                     static_cast<size_t>(from.head_dim) * bytes);
       }
