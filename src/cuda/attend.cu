@@ -21,14 +21,24 @@ constexpr double kLog2E = 1.44269504088896341;
 constexpr int64_t kAnyPages = int64_t{1} << 31;
 constexpr size_t kCounterBytes = 128;  // next_tile of every kernel, before the problems
 
+// Whether a copy per page and panel would cost more than the products (bench: paged).
+bool has_small_pages(const KvView& kv) {
+  return kv.page_size > 0 && std::gcd(kv.page_size, kBlock) < 16;
+}
+
 const AttendKernel* kernel_of(const AttentionProblem& problem) {
   for (const AttendKernel& kernel : attend_kernels()) {
     if (kernel.dtype == problem.q.dtype && kernel.head_dim == problem.q.head_dim &&
-        kernel.v_head_dim == problem.kv.v.head_dim) {
+        kernel.v_head_dim == problem.kv.v.head_dim &&
+        kernel.small_pages == has_small_pages(problem.kv)) {
       return &kernel;
     }
   }
   return nullptr;
+}
+
+PagedRows paged_rows(const HeadView& view, int64_t page_stride) {
+  return {view.data, view.token_stride, view.head_stride, page_stride};
 }
 
 std::string kernel_why_not(const AttentionProblem& problem) {
@@ -63,6 +73,16 @@ std::string pages_why_not(const KvView& kv) {
   return "";
 }
 
+// Half of the L2 for keys and values: more heads at once balance better, but only while their keys
+// are read from memory once.
+int32_t section_of(const AttentionProblem& problem) {
+  constexpr int64_t kSectionBytes = 32 << 20;
+  const int64_t head_bytes =
+      std::max<int64_t>(1, kv_len(problem)) * 2 * (problem.kv.k.head_dim + problem.kv.v.head_dim);
+  return static_cast<int32_t>(
+      std::clamp<int64_t>(kSectionBytes / head_bytes, 1, problem.kv.k.heads));
+}
+
 // What prepare_attend copies to the device. first_tile and lengths are filled in later.
 AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
                        const AttendKernel& kernel) {
@@ -74,6 +94,8 @@ AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
   result.block_table = paged ? kv.block_table : nullptr;
   result.page_size = std::max(kv.page_size, 1);
   result.box_keys = paged ? std::gcd(kv.page_size, kBlock) : kBlock;
+  result.k_rows = paged_rows(kv.k, kv.page_stride);
+  result.v_rows = paged_rows(kv.v, kv.page_stride);
   result.g_out = problem.out.data;
   result.out_token_stride = problem.out.token_stride;
   result.out_head_stride = problem.out.head_stride;
@@ -84,12 +106,13 @@ AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
   result.scale_log2 = static_cast<float>(scale * kLog2E);
   result.group = problem.q.heads / kv.k.heads;
   result.kv_heads = kv.k.heads;
+  result.section = section_of(problem);
   result.tile_blocks = mask.q_blocks;
   result.interleaved = problem.grouping == HeadGrouping::kInterleaved;
 
   const int32_t panels = kernel.head_dim / kernel.panel;
   result.q_map = tensor_map(problem.q, {kernel.panel, panels, kBlock}, /*pages=*/1, 0);
-  if (kv_len(problem) > 0) {
+  if (kv_len(problem) > 0 && !kernel.small_pages) {
     const int32_t rows = std::min(result.box_keys, kernel.keys);
     const bool whole = rows == kernel.keys;  // else the panels of a tile are not contiguous
     const int64_t pages = paged ? kAnyPages : 1;

@@ -24,7 +24,8 @@ class Computer {
   using K = typename Shape::K;
   using V = typename Shape::V;
   static constexpr int kKeys = Shape::kKeys;
-  static constexpr bool kStepsPerBlockMany = Shape::kStepsPerBlock > 1;
+  static constexpr int kVHeadDim = Shape::kVHeadDim;
+  static constexpr bool kManySteps = Shape::kStepsPerBlock > 1;
 
  public:
   __device__ explicit Computer(Shared& shared)
@@ -38,20 +39,11 @@ class Computer {
     while (true) {
       wait(shared_.q_full[q_.stage], q_.parity);
       work_ = &shared_.work[q_.stage];
-      const int32_t steps = work_->steps;
-      if (steps < 0) break;
-      float r_o[Shape::kVHeadDim / 2];
-      RowState row;
-      if (steps > 0) {
-        attend_keys(steps, r_o, row);
-      } else {
-#pragma unroll
-        for (float& o : r_o) o = 0.0f;
-        row.m[0] = row.m[1] = row.l[0] = row.l[1] = 0.0f;
-      }
-      store(r_o, row);
-      release(shared_.q_empty[q_.stage]);
-      q_.advance();
+      if (work_->steps < 0) break;
+      if (work_->steps > 0)
+        attend_tile();
+      else
+        store_zeros();
     }
   }
 
@@ -89,14 +81,13 @@ class Computer {
   }
 
   // O += P V, in flight.
-  __device__ void start_output(float (&r_o)[Shape::kVHeadDim / 2],
-                               const uint32_t (&r_p)[kKeys / 4]) {
+  __device__ void start_output(float (&r_o)[kVHeadDim / 2], const uint32_t (&r_p)[kKeys / 4]) {
     const uint64_t v =
         matrix_descriptor<V::kPanel>(shared_address(shared_.v[v_.stage]), V::kPanelBytes);
 #pragma unroll
     for (int n = 0; n < kKeys / 16; ++n) {
-      Wgmma<Element, Shape::kVHeadDim>::template rs<1>(
-          r_o, r_p + 4 * n, v + n * (16 * V::kRowBytes >> 4), /*keep=*/1);
+      Wgmma<Element, kVHeadDim>::template rs<1>(r_o, r_p + 4 * n, v + n * (16 * V::kRowBytes >> 4),
+                                                /*keep=*/1);
     }
     wgmma_commit();
   }
@@ -117,10 +108,14 @@ class Computer {
     return static_cast<int32_t>(group_ * 64 + warp_ * 16 + lane_ / 4);
   }
 
-  __device__ void attend_keys(int32_t steps, float (&r_o)[Shape::kVHeadDim / 2], RowState& row) {
+  __device__ void attend_tile() {
+    const int32_t steps = work_->steps;
     const float c = work_->scale_log2;
     float r_s[kKeys / 2];
     uint32_t r_p[kKeys / 4];
+    float r_o[kVHeadDim / 2];
+    RowState row;
+    reset(row);
 
     wait(shared_.k_full[k_.stage], k_.parity);
     pin(r_s);
@@ -131,10 +126,10 @@ class Computer {
     release(shared_.k_empty[k_.stage]);
     k_.advance();
     mask(r_s, 0);
-    softmax_step</*kFirst=*/true, Shape::kLazyRescale, kStepsPerBlockMany>(r_s, row, c);
+    softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, c);
     pack_p<Element>(r_p, r_s);
 #pragma unroll
-    for (float& o : r_o) o = 0.0f;
+    for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
     if (steps > 1) wait(shared_.k_full[k_.stage], k_.parity);
 #pragma unroll 1
     for (int32_t step = 1; step < steps; ++step) {
@@ -152,16 +147,12 @@ class Computer {
       pin(r_s);
       release(shared_.k_empty[k_.stage]);
       k_.advance();
-      if (kStepsPerBlockMany && step < Shape::kStepsPerBlock) mask(r_s, step);
-      softmax_step</*kFirst=*/false, Shape::kLazyRescale, kStepsPerBlockMany>(r_s, row, c);
+      if (kManySteps && step < Shape::kStepsPerBlock) mask(r_s, step);
+      softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, c);
       // This wait is a branch, and has to stand here: without one, ptxas moves the wait for O below
       // up, above the exponentials.
       if (step + 1 < steps) wait(shared_.k_full[k_.stage], k_.parity);
-      wgmma_wait<0>();
-      pin(r_o);
-      pin(r_p);
-      release(shared_.v_empty[v_.stage]);
-      v_.advance();
+      finish_output(r_o, r_p);
       pack_p<Element>(r_p, r_s);
       rescale<Shape::kLazyRescale>(r_o, row);
     }
@@ -170,37 +161,56 @@ class Computer {
     pin(r_p);
     wgmma_fence();
     start_output(r_o, r_p);
-    row.l[0] = sum_of_row(row.l[0]);
-    row.l[1] = sum_of_row(row.l[1]);
+    finish_output(r_o, r_p);
+    store(r_o, row);
+    release(shared_.q_empty[q_.stage]);
+    q_.advance();
+  }
+
+  __device__ void finish_output(float (&r_o)[kVHeadDim / 2], uint32_t (&r_p)[kKeys / 4]) {
     wgmma_wait<0>();
     pin(r_o);
+    pin(r_p);
     release(shared_.v_empty[v_.stage]);
     v_.advance();
   }
 
+  // A tile that reads no block.
+  __device__ void store_zeros() {
+    float r_o[kVHeadDim / 2];
+#pragma unroll
+    for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
+    RowState row;
+    reset(row);
+    store(r_o, row);
+    release(shared_.q_empty[q_.stage]);
+    q_.advance();
+  }
+
   // out = O / l through this group's rows of the Q tile, and lse = m + ln l.
-  __device__ void store(const float (&r_o)[Shape::kVHeadDim / 2], const RowState& row) {
-    const int32_t row0 = work_->first_row + row_in_tile();
-    const int32_t q_len = work_->q_len;
-    if (work_->g_lse != nullptr && lane_ % 4 == 0) {
+  __device__ void store(const float (&r_o)[kVHeadDim / 2], const RowState& row) {
+    const TileWork& work = *work_;
+    const float l[2] = {sum_of_row(row.l[0]), sum_of_row(row.l[1])};
+    const int32_t row0 = work.first_row + row_in_tile();
+    const int32_t q_len = work.q_len;
+    if (work.g_lse != nullptr && lane_ % 4 == 0) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int32_t t = row0 + 8 * r;
         if (t < 0 || t >= q_len) continue;
-        const float lse = (__fmul_rn(row.m[r], work_->scale_log2) + log2f(row.l[r])) * kLn2;
-        work_->g_lse[t] = row.l[r] == 0.0f ? -INFINITY : lse;
+        const float lse = (__fmul_rn(row.m[r], work.scale_log2) + log2f(l[r])) * kLn2;
+        work.g_lse[t] = l[r] == 0.0f ? -INFINITY : lse;
       }
     }
     // A NaN in l goes on into the output.
-    const float inverse[2] = {row.l[0] == 0.0f ? 0.0f : 1.0f / row.l[0],
-                              row.l[1] == 0.0f ? 0.0f : 1.0f / row.l[1]};
+    const float inverse[2] = {l[0] == 0.0f ? 0.0f : 1.0f / l[0], l[1] == 0.0f ? 0.0f : 1.0f / l[1]};
     named_barrier_sync(3 + group_, 128);  // the whole group has read its Q
-    using Out = TileLayout<Shape::kRows, Shape::kVHeadDim>;
+    using Out = TileLayout<Shape::kRows, kVHeadDim>;
     static_assert(Out::kBytes <= Q::kBytes && Out::kRowBytes == Q::kRowBytes);
     const uint32_t s_out = s_q();
     const int matrix_row = static_cast<int>(warp_ * 16 + lane_ % 16);
 #pragma unroll
-    for (int n = 0; n < Shape::kVHeadDim / 16; ++n) {
+    for (int n = 0; n < kVHeadDim / 16; ++n) {
       const float* o = r_o + 8 * n;
       store_matrices(chunk_address<Out>(s_out, matrix_row, 2 * n + static_cast<int>(lane_ / 16)),
                      pack<Element>(o[0] * inverse[0], o[1] * inverse[0]),
@@ -209,10 +219,10 @@ class Computer {
                      pack<Element>(o[6] * inverse[1], o[7] * inverse[1]));
     }
     __syncwarp();
-    auto* g_out = static_cast<Element*>(work_->g_out);
-    const int64_t token_stride = work_->out_token_stride;
-    const int32_t first = work_->first_row + static_cast<int32_t>(group_ * 64 + warp_ * 16);
-    constexpr int kChunks = Shape::kVHeadDim / 8;
+    auto* g_out = static_cast<Element*>(work.g_out);
+    const int64_t token_stride = work.out_token_stride;
+    const int32_t first = work.first_row + static_cast<int32_t>(group_ * 64 + warp_ * 16);
+    constexpr int kChunks = kVHeadDim / 8;
 #pragma unroll
     for (int n = 0; n < kChunks / 2; ++n) {  // 16 rows, 32 chunks of 16 bytes at a time
       const int at = n * 32 + static_cast<int>(lane_), chunk = at % kChunks;

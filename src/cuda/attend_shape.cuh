@@ -43,10 +43,12 @@ struct TileWork {
   float scale_log2;
 };
 
-template <typename ElementType, int kQkHeadDim, int kOutHeadDim>
+template <typename ElementType, int kQkHeadDim, int kOutHeadDim, bool kSmallPages>
 struct AttendShape {
   using Element = ElementType;
   static constexpr int kHeadDim = kQkHeadDim, kVHeadDim = kOutHeadDim;
+  // K and V come from pages that do not hold whole tiles.
+  static constexpr bool kGather = kSmallPages;
   static constexpr int kRows = 128;  // queries of a tile: two groups of 64
   // Keys of a step. Above a head dim of 128 (output), the sums of O and S no longer fit beside P.
   static constexpr int kKeys = kVHeadDim > 128 ? 64 : 128;
@@ -72,10 +74,15 @@ struct AttendShape {
   static constexpr int kGroups = 2;  // of 4 warps that compute
   static constexpr int kComputeThreads = kGroups * 128;
   static constexpr int kThreads = kComputeThreads + 128;  // one more group, of which one warp loads
-  // The launch gives 168 registers to each of 384 threads. 24 for the loading group spills.
-  static constexpr int kLoadRegisters = 40, kComputeRegisters = 232;
+  // Arrivals at k_full and v_full: one per loading warp.
+  static constexpr int kLoadWarps = kGather ? 4 : 1;
+  // The launch gives 168 registers to each of 384 threads. Computing needs 190 at a head dim of 128
+  // and 202 at 256.
+  static constexpr int kLoadRegisters = kGather ? 88 : 72;
+  static constexpr int kComputeRegisters = kGather ? 208 : 216;
 
-  // Barriers are named by their event. "full": one arrival, and the bytes of the copy. "empty": one
+  // Barriers are named by their event. "full": one arrival of each loading
+  // warp, and the bytes of the copy. "empty": one
   // arrival of every computing warp.
   struct Shared {
     alignas(1024) std::byte q[kQStages][Q::kBytes];  // O leaves through it as well
@@ -85,6 +92,7 @@ struct AttendShape {
     Barrier q_full[kQStages], q_empty[kQStages];
     Barrier k_full[kKStages], k_empty[kKStages];
     Barrier v_full[kVStages], v_empty[kVStages];
+    int32_t taken[2];       // tile numbers on their way to all loading warps
     Barrier v_tail_landed;  // the copy of a V tile that the loading warp completes with zeros
   };
   static constexpr size_t kSharedBytes = sizeof(Shared) + 1024;  // aligned by hand

@@ -23,11 +23,11 @@ __device__ void init_barriers(typename Shape::Shared& shared) {
     init(shared.q_empty[n], kWarps);
   }
   for (int n = 0; n < Shape::kKStages; ++n) {
-    init(shared.k_full[n], 1);
+    init(shared.k_full[n], Shape::kLoadWarps);
     init(shared.k_empty[n], kWarps);
   }
   for (int n = 0; n < Shape::kVStages; ++n) {
-    init(shared.v_full[n], 1);
+    init(shared.v_full[n], Shape::kLoadWarps);
     init(shared.v_empty[n], kWarps);
   }
   init(shared.v_tail_landed, 1);
@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   __syncthreads();
   if (threadIdx.x >= Shape::kComputeThreads) {
     shrink_registers<Shape::kLoadRegisters>();
-    if (threadIdx.x < Shape::kComputeThreads + 32) Loader<Shape>(call, shared).run();
+    if (threadIdx.x < Shape::kComputeThreads + 32 * Shape::kLoadWarps)
+      Loader<Shape>(call, shared).run();
   } else {
     grow_registers<Shape::kComputeRegisters>();
     Computer<Shape>(shared).run();
@@ -68,25 +69,38 @@ void launch_attend(const AttendCall& call, cudaStream_t stream) {
          call);
 }
 
-template <typename Element, int kHeadDim, int kVHeadDim>
+template <typename Element, int kHeadDim, int kVHeadDim, bool kSmallPages>
 constexpr AttendKernel kernel(DType dtype) {
-  using Shape = AttendShape<Element, kHeadDim, kVHeadDim>;
-  return {dtype,
-          kHeadDim,
-          kVHeadDim,
-          Shape::kKeys,
-          Shape::K::kPanel,
-          Shape::V::kPanel,
-          launch_attend<Shape>};
+  using Shape = AttendShape<Element, kHeadDim, kVHeadDim, kSmallPages>;
+  return {dtype,        kHeadDim,         kVHeadDim,        kSmallPages,
+          Shape::kKeys, Shape::K::kPanel, Shape::V::kPanel, launch_attend<Shape>};
 }
 
 constexpr AttendKernel kKernels[] = {
-    kernel<__nv_bfloat16, 64, 64>(DType::kBF16),   kernel<__half, 64, 64>(DType::kF16),
-    kernel<__nv_bfloat16, 96, 96>(DType::kBF16),   kernel<__half, 96, 96>(DType::kF16),
-    kernel<__nv_bfloat16, 128, 128>(DType::kBF16), kernel<__half, 128, 128>(DType::kF16),
-    kernel<__nv_bfloat16, 192, 128>(DType::kBF16), kernel<__half, 192, 128>(DType::kF16),
-    kernel<__nv_bfloat16, 192, 192>(DType::kBF16), kernel<__half, 192, 192>(DType::kF16),
-    kernel<__nv_bfloat16, 256, 256>(DType::kBF16), kernel<__half, 256, 256>(DType::kF16),
+    kernel<__nv_bfloat16, 64, 64, false>(DType::kBF16),
+    kernel<__half, 64, 64, false>(DType::kF16),
+    kernel<__nv_bfloat16, 96, 96, false>(DType::kBF16),
+    kernel<__half, 96, 96, false>(DType::kF16),
+    kernel<__nv_bfloat16, 128, 128, false>(DType::kBF16),
+    kernel<__half, 128, 128, false>(DType::kF16),
+    kernel<__nv_bfloat16, 192, 128, false>(DType::kBF16),
+    kernel<__half, 192, 128, false>(DType::kF16),
+    kernel<__nv_bfloat16, 192, 192, false>(DType::kBF16),
+    kernel<__half, 192, 192, false>(DType::kF16),
+    kernel<__nv_bfloat16, 256, 256, false>(DType::kBF16),
+    kernel<__half, 256, 256, false>(DType::kF16),
+    kernel<__nv_bfloat16, 64, 64, true>(DType::kBF16),
+    kernel<__half, 64, 64, true>(DType::kF16),
+    kernel<__nv_bfloat16, 96, 96, true>(DType::kBF16),
+    kernel<__half, 96, 96, true>(DType::kF16),
+    kernel<__nv_bfloat16, 128, 128, true>(DType::kBF16),
+    kernel<__half, 128, 128, true>(DType::kF16),
+    kernel<__nv_bfloat16, 192, 128, true>(DType::kBF16),
+    kernel<__half, 192, 128, true>(DType::kF16),
+    kernel<__nv_bfloat16, 192, 192, true>(DType::kBF16),
+    kernel<__half, 192, 192, true>(DType::kF16),
+    kernel<__nv_bfloat16, 256, 256, true>(DType::kBF16),
+    kernel<__half, 256, 256, true>(DType::kF16),
 };
 
 }  // namespace

@@ -40,10 +40,15 @@ __device__ inline float sum_of_row(float l) {
   return l + __shfl_xor_sync(~0u, l, 2);
 }
 
-// Scores become P in place. kFirst: there is no step before. kLazy: a maximum that grew by less
-// than 8 (log2) is kept, so that O needs no correction; P then stays below 2^8. kMayBeMasked: a row
-// may have seen no key yet.
-template <bool kFirst, bool kLazy, bool kMayBeMasked, int kCount>
+// Before the first step of a tile.
+__device__ inline void reset(RowState& row) {
+  row.m[0] = row.m[1] = -INFINITY;
+  row.l[0] = row.l[1] = 0.0f;
+}
+
+// Scores become P in place. kLazy: a maximum that grew by less than 8 (log2) is kept, so that O
+// needs no correction; P then stays below 2^8. kMayBeMasked: a row may have seen no key yet.
+template <bool kLazy, bool kMayBeMasked, int kCount>
 __device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c) {
   // Four chains per row: one chain of kCount / 2 dependent maxima would cost its latency.
   float part[8];
@@ -56,11 +61,10 @@ __device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c
   float minus_mc[2];  // rounded once: every use of c m must be the same number
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    if (!kFirst) m[r] = fmaxf(m[r], row.m[r]);
-    m[r] = max_of_row(m[r]);
-    if (!kFirst && kLazy && (m[r] - row.m[r]) * c <= 8.0f) m[r] = row.m[r];
+    m[r] = max_of_row(fmaxf(m[r], row.m[r]));
+    if (kLazy && (m[r] - row.m[r]) * c <= 8.0f) m[r] = row.m[r];
     minus_mc[r] = kMayBeMasked && m[r] == -INFINITY ? 0.0f : -__fmul_rn(m[r], c);
-    row.alpha[r] = kFirst ? 1.0f : exp2_approx(__fmul_rn(row.m[r], c) + minus_mc[r]);
+    row.alpha[r] = exp2_approx(__fmul_rn(row.m[r], c) + minus_mc[r]);
     row.m[r] = m[r];
   }
   float sum[4];
@@ -71,8 +75,7 @@ __device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float added = sum[2 * r] + sum[2 * r + 1];
-    row.l[r] = kFirst ? added : fmaf(row.l[r], row.alpha[r], added);
+    row.l[r] = fmaf(row.l[r], row.alpha[r], sum[2 * r] + sum[2 * r + 1]);
   }
 }
 

@@ -98,6 +98,25 @@ __device__ inline void load_box(uint32_t s_to, const CUtensorMap* map, Barrier& 
       "r"(at.head), "r"(at.page), "l"(hint)
       : "memory");
 }
+// ---- asynchronous copies of 16 bytes ----
+
+// Zeros where `exists` is false; `from` is then not read.
+__device__ inline void copy_chunk(uint32_t s_to, const void* from, bool exists) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(s_to), "l"(from),
+               "r"(exists ? 16 : 0)
+               : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most kGroups committed groups of this thread are unfinished.
+template <int kGroups>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+__device__ inline void prefetch_l1(const void* g_from) {
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(g_from));
+}
+
 // Orders this thread's ordinary accesses to shared memory before those of TMA and wgmma that follow
 // a barrier.
 __device__ inline void fence_async_shared() {
