@@ -1,6 +1,7 @@
 // Times plan() of the cuda backend: medians of event times of a captured graph, without attend().
 //
-//   cuda_plan [kv_len...]     default 8192 32768 131072; head_dim 128, bf16, 32 query / 8 KV heads
+//   cuda_plan_bench [kv_len...]     default 8192 32768 131072; head_dim 128, bf16, 32 query / 8 KV
+//   heads
 //
 // "noise" is normal q and k, for which every head is query-aware at tau .1 (the dearest plan);
 // "lines" has sinks, far lines and local attention. Run on an idle GPU.

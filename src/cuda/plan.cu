@@ -2,7 +2,7 @@
 //
 //   copy_table -> score_coverage -> total_rows, combine_blocks -> decide -> write_rows -> finish
 //
-// docs/kernels.md tells what each does. The table travels in kernel arguments: a copy from host
+// docs/plan_cuda.md tells what each does. The table travels in kernel arguments: a copy from host
 // memory would have to outlive a captured graph.
 
 #include "cuda/plan.h"
