@@ -35,5 +35,9 @@ install(FILES ${PROJECT_BINARY_DIR}/flexprefillConfig.cmake
 
 # Relative, so that the tree may be installed or moved anywhere.
 file(RELATIVE_PATH prefix_from_pc /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+set(pc_cuda_libs "")
+if(FLEXPREFILL_WITH_CUDA)
+  set(pc_cuda_libs "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -ldl -lrt -lpthread")
+endif()
 configure_file(cmake/flexprefill.pc.in flexprefill.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/flexprefill.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

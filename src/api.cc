@@ -170,6 +170,19 @@ Plan plan(std::span<const AttentionProblem> problems, std::span<const Policy> po
   return result;
 }
 
+std::vector<HeadReport> read_reports(const Plan& plan, size_t p, const Context& context) {
+  std::vector<HeadReport> reports(static_cast<size_t>(plan.masks.at(p).heads));
+  plan.backend->read(reports.data(), plan.reports[p], reports.size() * sizeof(HeadReport), context);
+  return reports;
+}
+
+std::vector<uint64_t> read_bits(const Plan& plan, size_t p, const Context& context) {
+  const BlockMask& mask = plan.masks.at(p);
+  std::vector<uint64_t> bits(static_cast<size_t>(mask.num_words()));
+  plan.backend->read(bits.data(), mask.bits, bits.size() * sizeof(uint64_t), context);
+  return bits;
+}
+
 void attend(std::span<const AttentionProblem> problems, std::span<const BlockMask> masks,
             const AttendOptions& options, const Context& context) {
   internal::check_context(context);

@@ -26,6 +26,12 @@ BlockMask block_grid(const AttentionProblem& problem) {
       q_len == 0
           ? 0
           : static_cast<int32_t>(floor_div(start + q_len - 1, kBlock) - grid.first_q_block + 1);
+  const bool lengths_on_device =
+      problem.q_len_device != nullptr || problem.kv_len_device != nullptr;
+  if (lengths_on_device && !problem.q_start && q_len > 0) {
+    // The first query may then lie anywhere in its block.
+    grid.q_blocks = static_cast<int32_t>(ceil_div(q_len + kBlock - 1, kBlock));
+  }
   grid.k_blocks = static_cast<int32_t>(ceil_div(kv_len(problem), kBlock));
   return grid;
 }

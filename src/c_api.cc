@@ -16,6 +16,7 @@
 
 struct FlexprefillPlan {
   flexprefill::Plan plan;
+  void* stream;  // of the call that planned: reports are read after its work
 };
 
 namespace flexprefill {
@@ -305,9 +306,10 @@ FlexprefillStatus flexprefill_plan(const FlexprefillProblem* problems, size_t nu
                                    const FlexprefillContext* context, FlexprefillPlan** plan) {
   return guard([&] {
     require(plan, "plan");
+    const Context where = to_context(context);
     *plan = new FlexprefillPlan{flexprefill::plan(to_problems(problems, num_problems),
-                                                  to_policies(policies, num_policies),
-                                                  to_context(context))};
+                                                  to_policies(policies, num_policies), where),
+                                where.stream};
   });
 }
 
@@ -349,7 +351,7 @@ FlexprefillStatus flexprefill_prefill(const FlexprefillProblem* problems, size_t
     }
     Plan result = flexprefill::plan(list, to_policies(policies, num_policies), where);
     attend(list, result, attend_options, where);
-    if (plan != nullptr) *plan = new FlexprefillPlan{std::move(result)};
+    if (plan != nullptr) *plan = new FlexprefillPlan{std::move(result), where.stream};
   });
 }
 
@@ -372,7 +374,11 @@ FlexprefillStatus flexprefill_plan_report(const FlexprefillPlan* plan, size_t pr
       throw Error("head = " + std::to_string(head) + ", expected [0, " +
                   std::to_string(mask.heads) + ")");
     }
-    write_report(plan->plan.report(problem)[head], report);
+    HeadReport own;
+    Context where;
+    where.stream = plan->stream;
+    plan->plan.backend->read(&own, plan->plan.reports[problem] + head, sizeof own, where);
+    write_report(own, report);
   });
 }
 

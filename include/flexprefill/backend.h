@@ -86,6 +86,10 @@ class FLEXPREFILL_EXPORT Backend {
   virtual void attend(std::span<const AttentionProblem> problems, std::span<const BlockMask> masks,
                       const AttendOptions& options, std::span<std::byte> scratch,
                       const Context& context) const = 0;
+
+  /// Copies bytes of a mask or report that this backend wrote to the host. On a GPU it waits for
+  /// all work on context.stream so far; nothing else of a Backend waits.
+  virtual void read(void* host, const void* from, size_t bytes, const Context& context) const;
 };
 
 /// Every backend built in, best first; `ref` is the last. The environment variable

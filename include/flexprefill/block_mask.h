@@ -28,7 +28,9 @@ struct BlockMask {
   int32_t k_blocks = 0;
   int32_t q_block = kBlock;
   int32_t k_block = kBlock;
-  int64_t first_q_block = 0;  // floor(q_start / 128): the absolute number of row 0
+  /// floor(q_start / 128): the absolute number of row 0. With lengths on the device that of the
+  /// upper bounds; row 0 is then floor(q_start / 128) of the true lengths.
+  int64_t first_q_block = 0;
 
   int32_t row_words() const { return (k_blocks + 63) / 64; }
   int64_t num_words() const { return static_cast<int64_t>(heads) * q_blocks * row_words(); }

@@ -32,7 +32,7 @@ struct Plan {
   std::vector<const HeadReport*> reports;  // per problem: [heads]
   const Backend* backend = nullptr;        // which backend planned
 
-  /// Report of problem p; CPU problems only.
+  /// Report of problem p; CPU problems only. read_reports() serves every device.
   std::span<const HeadReport> report(size_t p = 0) const {
     return {reports[p], static_cast<size_t>(masks[p].heads)};
   }
@@ -57,6 +57,13 @@ FLEXPREFILL_EXPORT Plan plan(std::span<const AttentionProblem> problems,
                              std::span<const Policy> policies, const Context& context);
 FLEXPREFILL_EXPORT Plan plan(const AttentionProblem& problem, const Policy& policy,
                              const Context& context);
+
+/// The reports and the mask bits [heads, q_blocks, row_words] of problem p of a plan, copied to the
+/// host from wherever they lie. Waits for the work on context.stream.
+FLEXPREFILL_EXPORT std::vector<HeadReport> read_reports(const Plan& plan, size_t p = 0,
+                                                        const Context& context = {});
+FLEXPREFILL_EXPORT std::vector<uint64_t> read_bits(const Plan& plan, size_t p = 0,
+                                                   const Context& context = {});
 
 /// Computes the blocks of the plan, or of the caller's own masks (one per problem): writes out, and
 /// lse where given. The workspace needed is that of workspace_bytes() with any policy.

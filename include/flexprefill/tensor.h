@@ -107,7 +107,9 @@ struct AttentionProblem {
   std::optional<float> softmax_scale;  // finite and > 0; default 1 / sqrt(k.head_dim)
   float* lse = nullptr;  // [heads, q_len] natural log-sum-exp of the scaled scores, or null
 
-  /// True lengths read on the device; q.tokens and kv tokens are then upper bounds.
+  /// True lengths, read on the device when the work runs: q.tokens and the kv tokens are then upper
+  /// bounds, tensors keep the strides of the bounds, and rows of out and lse past the true q_len
+  /// stay untouched. Without q_start, the queries are the last tokens of the true lengths.
   const int32_t* q_len_device = nullptr;
   const int32_t* kv_len_device = nullptr;
 

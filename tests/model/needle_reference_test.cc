@@ -6,6 +6,7 @@
 
 #include "runtime/sampler.h"
 #include "tests/model/needle.h"
+#include "tests/support/host_backends.h"
 
 namespace flexprefill::runtime {
 namespace {
@@ -47,20 +48,20 @@ void expect_reference(const ReferenceCase& c, const Backend& backend, int64_t ch
 
 TEST(NeedleReference, OneShotMatchesTransformers) {
   for (const ReferenceCase& c : reference_cases()) {
-    expect_reference(c, *backends().front(), std::ssize(c.ids));
+    expect_reference(c, *test::host_backends().front(), std::ssize(c.ids));
   }
 }
 
 TEST(NeedleReference, ChunksMatchTransformers) {
-  expect_reference(reference_case("short"), *backends().front(), 5);
-  expect_reference(reference_case("text-1000"), *backends().front(), 333);
-  expect_reference(reference_case("niah-2048-4"), *backends().front(), 512);
-  expect_reference(reference_case("niah-8192-16"), *backends().front(), 2048);
+  expect_reference(reference_case("short"), *test::host_backends().front(), 5);
+  expect_reference(reference_case("text-1000"), *test::host_backends().front(), 333);
+  expect_reference(reference_case("niah-2048-4"), *test::host_backends().front(), 512);
+  expect_reference(reference_case("niah-8192-16"), *test::host_backends().front(), 2048);
 }
 
 // The scalar reference takes minutes for more tokens.
 TEST(NeedleReference, EveryBackendMatchesTransformers) {
-  for (const Backend* backend : backends()) {
+  for (const Backend* backend : test::host_backends()) {
     expect_reference(reference_case("short"), *backend, 12);
     expect_reference(reference_case("text-1000"), *backend, 600);
   }

@@ -11,6 +11,7 @@
 #include "runtime/sampler.h"
 #include "runtime/session.h"
 #include "tests/model/model_files.h"
+#include "tests/support/host_backends.h"
 
 namespace flexprefill::runtime {
 namespace {
@@ -48,7 +49,7 @@ class TinyModel : public testing::TestWithParam<const char*> {
 };
 
 TEST_P(TinyModel, MatchesTransformersOnEveryBackend) {
-  for (const Backend* backend : backends()) {
+  for (const Backend* backend : test::host_backends()) {
     Session session(model_, {.backend = backend});
     PrefillOptions options;
     options.losses = true;

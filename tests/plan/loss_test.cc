@@ -10,6 +10,7 @@
 
 #include "numeric.h"
 #include "tests/plan/plan_cases.h"
+#include "tests/support/host_backends.h"
 #include "tests/support/run.h"
 
 namespace flexprefill::test {
@@ -64,7 +65,7 @@ Point measure(const std::vector<std::unique_ptr<PlanInstance>>& instances,
   Point point{double{policy.gamma}, 0, 0, 0};
   for (const auto& x : instances) {
     // Every backend selects the same blocks; the first is the fastest.
-    const PlanResult result = run_plan(*tested_backends().front(), x->problem, policy);
+    const PlanResult result = run_plan(*host_backends().front(), x->problem, policy);
     const BlockMask& mask = result.plan.masks[0];
     for (const Head& head : heads) {
       if (head.instance != x.get()) continue;

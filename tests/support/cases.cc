@@ -17,6 +17,7 @@ const char* to_string(Layout layout) {
     case Layout::kPacked: return "packed";
     case Layout::kHeadMajor: return "head-major";
     case Layout::kGaps: return "gaps";
+    case Layout::kWideGaps: return "wide-gaps";
   }
   return "?";
 }
@@ -274,6 +275,18 @@ std::vector<Case> attend_cases() {
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;
+}
+
+Case for_tensor_cores(Case c) {
+  if (c.q_dtype == kF32) c.q_dtype = kBF16;
+  c.kv_dtype = c.out_dtype = c.q_dtype;
+  const bool latent = c.k_dim == 192 && c.v_dim == 128;  // as in MLA
+  const int32_t wanted = std::max(c.k_dim, c.v_dim);
+  for (const int32_t dim : {256, 192, 128, 96, 64}) {
+    if (wanted <= dim && !latent) c.k_dim = c.v_dim = dim;
+  }
+  if (c.layout == Layout::kGaps) c.layout = Layout::kWideGaps;
+  return c;
 }
 
 Instance::Instance(const Case& c)

@@ -57,6 +57,10 @@ Case as_multiplied_in_bf16(const Case& c);
 // Small odd sizes first, then every feature.
 std::vector<Case> attend_cases();
 
+// The nearest case that 16-bit matrix units take: every dtype q's or bf16, head dims rounded up to
+// 64, 96, 128, 192 or 256 (or 192 with 128), rows aligned to 16 bytes.
+Case for_tensor_cores(Case c);
+
 // Tensors, mask and problem of a case. Values depend on the case alone. Keys and values that no
 // query reads (past kv_len, in blocks of nobody's mask) are NaN and infinities; so is the output.
 struct Instance {

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "ref/reference.h"
+#include "tests/support/device.h"
 
 namespace flexprefill::test {
 namespace {
@@ -22,6 +23,23 @@ struct SkipCounts {
   }
 };
 
+// A backend that is forced and cannot run here skips the whole program, visibly to CTest.
+class MachineCanRunTheForcedBackend : public testing::Environment {
+  void SetUp() override {
+    const char* forced = std::getenv("FLEXPREFILL_BACKEND");  // NOLINT(concurrency-mt-unsafe)
+    if (forced == nullptr || std::string(forced) != "cuda") return;
+    const Backend* backend = find_backend(forced);
+    if (backend == nullptr) return;  // the tests will say so
+    const std::string why = machine_why_not(*backend);
+    if (why.empty()) return;
+    std::cout << "[  SKIPPED ] every test: " << why << "\n";  // what CTest looks for
+    GTEST_SKIP() << why;
+  }
+};
+
+const testing::Environment* const kMachine =
+    testing::AddGlobalTestEnvironment(new MachineCanRunTheForcedBackend);
+
 }  // namespace
 
 std::vector<const Backend*> tested_backends() {
@@ -32,7 +50,19 @@ std::vector<const Backend*> tested_backends() {
     for (const Backend* backend : list) EXPECT_EQ(backend->name(), forced);
   }
   EXPECT_FALSE(list.empty());
-  return {list.begin(), list.end()};
+  std::vector<const Backend*> tested;
+  for (const Backend* backend : list) {
+    const std::string why = machine_why_not(*backend);
+    if (why.empty())
+      tested.push_back(backend);
+    else
+      skip(*backend, "everything", why);
+  }
+  return tested;
+}
+
+Case adapted(const Backend& backend, const Case& c) {
+  return runs_on_gpu(backend) ? for_tensor_cores(c) : c;
 }
 
 void skip(const Backend& backend, const std::string& what, const std::string& why) {
@@ -45,11 +75,61 @@ bool multiplies_in_bf16(const Backend& backend) {
   return backend.description().find("avx512bf16") != std::string::npos;
 }
 
+namespace {
+
+// plan() in GPU memory; masks and reports come back with the whole workspace.
+PlanResult run_plan_on_gpu(std::span<const AttentionProblem> problems,
+                           std::span<const Policy> policies, Context context) {
+  const OnDevice device(problems, {});
+  const Stream stream;
+  const DeviceBuffer workspace(workspace_bytes(device.problems(), policies, context));
+  context.workspace = workspace.data();
+  context.workspace_bytes = workspace.bytes();
+  context.stream = stream.get();
+  PlanResult result;
+  result.plan = plan(device.problems(), policies, context);
+  stream.wait();
+  device.download();
+  EXPECT_TRUE(workspace.guards_untouched()) << "written outside of the workspace";
+  result.workspace.resize(workspace.bytes());
+  workspace.download(result.workspace.data());
+  const auto on_host = [&](auto*& pointer) {
+    const auto offset =
+        reinterpret_cast<uintptr_t>(pointer) - reinterpret_cast<uintptr_t>(workspace.data());
+    pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(result.workspace.data() +
+                                                                           offset);
+  };
+  for (BlockMask& mask : result.plan.masks) on_host(mask.bits);
+  for (const HeadReport*& report : result.plan.reports) on_host(report);
+  return result;
+}
+
+void run_attend_on_gpu(std::span<const AttentionProblem> problems, std::span<const BlockMask> masks,
+                       Context context) {
+  const OnDevice device(problems, masks);
+  const Stream stream;
+  const DeviceBuffer workspace(workspace_bytes(device.problems(), Policy{Dense{}}, context));
+  context.workspace = workspace.data();
+  context.workspace_bytes = workspace.bytes();
+  context.stream = stream.get();
+  attend(device.problems(), device.masks(), {}, context);
+  stream.wait();
+  device.download();
+  EXPECT_TRUE(workspace.guards_untouched()) << "written outside of the workspace";
+}
+
+}  // namespace
+
 PlanResult run_plan(const Backend& backend, std::span<const AttentionProblem> problems,
                     std::span<const Policy> policies, int threads) {
   Context context;
   context.backend = &backend;
   context.threads = threads;
+  if (runs_on_gpu(backend)) {
+    PlanResult result = run_plan_on_gpu(problems, policies, context);
+    EXPECT_EQ(result.plan.backend, &backend) << "another backend planned";
+    return result;
+  }
   PlanResult result;
   result.workspace.resize(workspace_bytes(problems, policies, context), std::byte{0xa5});
   context.workspace = result.workspace.data();
@@ -69,6 +149,7 @@ void run_attend(const Backend& backend, std::span<const AttentionProblem> proble
   Context context;
   context.backend = &backend;
   context.threads = threads;
+  if (runs_on_gpu(backend)) return run_attend_on_gpu(problems, masks, context);
   std::vector<std::byte> workspace(workspace_bytes(problems, Policy{Dense{}}, context),
                                    std::byte{0xa5});
   context.workspace = workspace.data();

@@ -8,6 +8,7 @@
 
 #include "flexprefill/flexprefill.h"
 #include "tests/support/cases.h"
+#include "tests/support/device.h"
 
 namespace flexprefill::test {
 
@@ -18,9 +19,12 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
-// The backends under test: those of backends(). Where FLEXPREFILL_BACKEND forces one, exactly that
-// one must be there: anything else fails the test.
+// The backends under test: those of backends() that the machine can run. Where FLEXPREFILL_BACKEND
+// forces one, exactly that one must be there: anything else fails the test.
 std::vector<const Backend*> tested_backends();
+
+// The case as the backend can take it: for_tensor_cores() on the GPU.
+Case adapted(const Backend& backend, const Case& c);
 
 // Counts and prints what a backend was not tested on; the total is printed when the program ends.
 void skip(const Backend& backend, const std::string& what, const std::string& why);
@@ -34,7 +38,8 @@ struct PlanResult {
 // Whether the backend multiplies 16-bit inputs in bf16: see as_multiplied_in_bf16().
 bool multiplies_in_bf16(const Backend& backend);
 
-// Through the public calls; fails the test if another backend planned.
+// Through the public calls; fails the test if another backend planned. For a backend on the GPU the
+// problems are copied there and the results back; the plan then points into the copied workspace.
 PlanResult run_plan(const Backend& backend, std::span<const AttentionProblem> problems,
                     std::span<const Policy> policies, int threads = 0);
 PlanResult run_plan(const Backend& backend, const AttentionProblem& problem, const Policy& policy,

@@ -25,6 +25,9 @@ Tensor::Tensor(DType dtype, int64_t tokens, int32_t heads, int32_t head_dim, Lay
   if (layout == Layout::kHeadMajor) {
     view_.token_stride = head_dim;
     view_.head_stride = all_tokens * head_dim;
+  } else if (layout == Layout::kWideGaps) {
+    view_.head_stride = head_dim + 8;
+    view_.token_stride = heads * view_.head_stride + 24;
   } else if (layout == Layout::kGaps) {
     view_.head_stride = head_dim + 3;
     view_.token_stride = heads * view_.head_stride + 5;

@@ -17,6 +17,7 @@ enum class Layout : uint8_t {
   kPacked,     // [tokens, heads, head_dim]
   kHeadMajor,  // [heads, tokens, head_dim]
   kGaps,       // packed, with gaps after every row and token
+  kWideGaps,   // the same, with gaps that keep rows aligned to 16 bytes
 };
 
 class Tensor {

@@ -11,6 +11,7 @@
 
 #include "flexprefill/flexprefill.h"
 #include "runtime/safetensors.h"
+#include "tests/support/host_backends.h"
 #include "tool.h"
 
 namespace flexprefill::testing {
@@ -28,7 +29,7 @@ constexpr int32_t kHeads = 4;
 constexpr int32_t kKvHeads = 2;
 constexpr int32_t kHeadDim = 8;
 constexpr int32_t kValueDim = 6;
-const std::string kBest(backends().front()->name());
+const std::string kBest(test::host_backends().front()->name());
 
 struct Tensor {
   std::vector<int64_t> shape;
@@ -153,7 +154,7 @@ class AttendTest : public ::testing::Test {
 
 TEST_F(AttendTest, OutputsAreThoseOfTheLibraryForEveryBackendAndPolicy) {
   make_input();
-  for (const Backend* each : backends()) {
+  for (const Backend* each : test::host_backends()) {
     const std::string backend(each->name());
     SCOPED_TRACE(backend);
     FlexPrefill flex;

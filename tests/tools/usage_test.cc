@@ -83,7 +83,7 @@ TEST(Usage, ValuesOutsideTheirRangeNameOptionAndRule) {
     expect_usage_error(command, {"--threads", "-2"}, "--threads");
     expect_usage_error(command, {"--threads", "two"}, "--threads");
     expect_usage_error(command, {"--threads", "1000000"}, "--threads");
-    expect_usage_error(command, {"--backend", "cuda"}, "--backend cuda");
+    expect_usage_error(command, {"--backend", "abacus"}, "--backend abacus");
   }
   expect_usage_error(kRun, {"--chunk", "0"}, "--chunk");
   expect_usage_error(kRun, {"--max-new-tokens", "-1"}, "--max-new-tokens");

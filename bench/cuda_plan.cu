@@ -1,0 +1,184 @@
+// Times plan() of the cuda backend: medians of event times of a captured graph, without attend().
+//
+//   cuda_plan_bench [kv_len...]     default 8192 32768 131072; head_dim 128, bf16, 32 query / 8 KV
+//   heads
+//
+// "noise" is normal q and k, for which every head is query-aware at tau .1 (the dearest plan);
+// "lines" has sinks, far lines and local attention. Run on an idle GPU.
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "cuda/check.h"
+#include "cuda/plan.h"
+#include "flexprefill/flexprefill.h"
+
+namespace {
+
+using flexprefill::internal::cuda::check;
+
+constexpr int kHeads = 32, kKvHeads = 8, kHeadDim = 128, kRuns = 20;
+
+__device__ float normal(uint32_t seed) {
+  uint32_t x = seed * 2654435761u;
+  x ^= x >> 15;
+  x *= 2246822519u;
+  x ^= x >> 13;
+  x *= 3266489917u;
+  x ^= x >> 16;
+  uint32_t y = x * 747796405u + 2891336453u;
+  y ^= y >> 16;
+  return sqrtf(-2 * logf((x + 1.0f) / 4294967808.0f)) * cospif(2 * (y / 4294967296.0f));
+}
+
+// Keys of lines: a few at the start and one in 4096 share direction 0; queries look there, and at
+// the last 300 tokens by a direction that drifts.
+__global__ void fill(__nv_bfloat16* x, int64_t tokens, int heads, bool queries, bool lines) {
+  const int64_t total = tokens * heads * kHeadDim;
+  for (int64_t n = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; n < total;
+       n += int64_t{gridDim.x} * blockDim.x) {
+    const int c = static_cast<int>(n % kHeadDim);
+    const int64_t t = n / kHeadDim / heads;
+    float value = normal(static_cast<uint32_t>(n) ^ (queries ? 0x9e3779b9u : 0));
+    if (lines) {
+      value *= 0.5f;
+      const bool anchor = queries || t < 4 || t % 4096 == 77;
+      if (anchor) value += normal(static_cast<uint32_t>(c) + 1000) * 0.6f;
+      value +=
+          0.7f * cosf(static_cast<float>(t) * powf(10000.0f, -static_cast<float>(c / 2) / 64.0f) +
+                      (c % 2) * 1.5708f);
+    }
+    x[n] = __float2bfloat16(value);
+  }
+}
+
+struct Row {
+  const char* data;
+  int64_t kv_len, q_len;
+  flexprefill::FlexPrefill policy;
+};
+
+float median(std::vector<float>& ms) {
+  std::sort(ms.begin(), ms.end());
+  return ms[ms.size() / 2];
+}
+
+void time_row(const Row& row, void* q, void* k) {
+  using namespace flexprefill;
+  AttentionProblem problem;
+  problem.q = head_view(q, DType::kBF16, row.q_len, kHeads, kHeadDim);
+  problem.kv.k = problem.kv.v = head_view(k, DType::kBF16, row.kv_len, kKvHeads, kHeadDim);
+  const Policy policy = row.policy;
+  BlockMask mask = block_grid(problem);
+  HeadReport* reports = nullptr;
+  void* scratch = nullptr;
+  const auto problems = std::span<const AttentionProblem>(&problem, 1);
+  const auto policies = std::span<const Policy>(&policy, 1);
+  const size_t bytes = internal::cuda::plan_scratch_bytes(problems, policies);
+  check(cudaMalloc(&mask.bits, static_cast<size_t>(mask.num_words()) * 8), "cudaMalloc");
+  check(cudaMalloc(&reports, kHeads * sizeof(HeadReport)), "cudaMalloc");
+  check(cudaMalloc(&scratch, bytes), "cudaMalloc");
+  check(cudaMemset(scratch, 0xa5, bytes), "cudaMemset");
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t replay;
+  check(cudaStreamCreate(&stream), "cudaStreamCreate");
+  Context context;
+  context.stream = stream;
+  const auto plan = [&] {
+    internal::cuda::plan_problems(problems, policies, std::span<const BlockMask>(&mask, 1),
+                                  std::span<HeadReport* const>(&reports, 1),
+                                  {static_cast<std::byte*>(scratch), bytes}, context);
+  };
+  plan();
+  check(cudaStreamSynchronize(stream), "plan");
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  plan();
+  check(cudaStreamEndCapture(stream, &graph), "capture");
+  check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin), "cudaEventCreate");
+  check(cudaEventCreate(&end), "cudaEventCreate");
+  std::vector<float> graph_ms, launch_ms;
+  for (int n = 0; n < kRuns + 3; ++n) {
+    for (const bool replayed : {true, false}) {
+      check(cudaEventRecord(begin, stream), "cudaEventRecord");
+      if (replayed) {
+        check(cudaGraphLaunch(replay, stream), "cudaGraphLaunch");
+      } else {
+        plan();
+      }
+      check(cudaEventRecord(end, stream), "cudaEventRecord");
+      check(cudaStreamSynchronize(stream), "plan");
+      float ms = 0;
+      check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
+      if (n >= 3) (replayed ? graph_ms : launch_ms).push_back(ms);
+    }
+  }
+  std::vector<HeadReport> host(kHeads);
+  check(cudaMemcpy(host.data(), reports, kHeads * sizeof(HeadReport), cudaMemcpyDeviceToHost),
+        "cudaMemcpy");
+  double kept = 0, causal = 0, coverage = 0;
+  int patterns[4] = {};
+  for (const HeadReport& report : host) {
+    kept += static_cast<double>(report.kept_blocks);
+    causal += static_cast<double>(report.causal_blocks);
+    coverage += static_cast<double>(report.coverage) / kHeads;
+    ++patterns[static_cast<int>(report.pattern)];
+  }
+  const float ms = median(graph_ms), launched = median(launch_ms);
+  std::printf(
+      "%-6s kv %8lld q %8lld tau %.1f %-9s %9.3f ms [%.3f %.3f] launched %9.3f  share %.4f "
+      "coverage %.4f"
+      "  dense %d vs %d qa %d  scratch %.1f MB mask %.1f MB\n",
+      row.data, static_cast<long long>(row.kv_len), static_cast<long long>(row.q_len),
+      static_cast<double>(row.policy.tau),
+      row.policy.rule == Rule::kOfficial ? "official" : "coverage", ms, graph_ms.front(),
+      graph_ms.back(), launched, kept / causal, coverage, patterns[0], patterns[2], patterns[3],
+      static_cast<double>(bytes) * 1e-6, static_cast<double>(mask.num_words()) * 8e-6);
+  std::fflush(stdout);
+  check(cudaGraphExecDestroy(replay), "cudaGraphExecDestroy");
+  check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+  check(cudaStreamDestroy(stream), "cudaStreamDestroy");
+  check(cudaFree(mask.bits), "cudaFree");
+  check(cudaFree(reports), "cudaFree");
+  check(cudaFree(scratch), "cudaFree");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<int64_t> lengths;
+  for (int n = 1; n < argc; ++n) lengths.push_back(std::atoll(argv[n]));
+  if (lengths.empty()) lengths = {8192, 32768, 131072};
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+  std::printf(
+      "%s, %d query / %d KV heads, head_dim %d, bf16, gamma .9, min_budget 1024; median of %d\n",
+      properties.name, kHeads, kKvHeads, kHeadDim, kRuns);
+  const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+  __nv_bfloat16 *q = nullptr, *k = nullptr;
+  check(cudaMalloc(&q, static_cast<size_t>(longest) * kHeads * kHeadDim * 2), "cudaMalloc");
+  check(cudaMalloc(&k, static_cast<size_t>(longest) * kKvHeads * kHeadDim * 2), "cudaMalloc");
+  for (const bool lines : {false, true}) {
+    fill<<<1024, 256>>>(q, longest, kHeads, true, lines);
+    fill<<<1024, 256>>>(k, longest, kKvHeads, false, lines);
+    check(cudaDeviceSynchronize(), "fill");
+    const char* const data = lines ? "lines" : "noise";
+    for (const int64_t kv_len : lengths) {
+      time_row({data, kv_len, kv_len, {}}, q, k);
+      time_row({data, kv_len, kv_len, {.tau = 0.0f}}, q, k);
+      if (kv_len > 8192) time_row({data, kv_len, 8192, {}}, q, k);
+      if (std::getenv("OFFICIAL") != nullptr && kv_len <= 131072) {
+        time_row({data, kv_len, kv_len, {.rule = flexprefill::Rule::kOfficial}}, q, k);
+      }
+    }
+  }
+  return 0;
+}

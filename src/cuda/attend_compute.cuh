@@ -1,0 +1,245 @@
+#pragma once
+
+// The computing warps: two groups of four, 64 queries each. Per step j of a tile, from the diagonal
+// down:
+//
+//   S = Q K_j^T          while, with the P of the step before,
+//   O = O + P V_(j-1)    runs behind it on the tensor cores
+//   P, alpha = softmax(S);  O = O alpha
+
+#include "cuda/attend_problem.cuh"
+#include "cuda/attend_shape.cuh"
+#include "cuda/softmax.cuh"
+#include "cuda/wgmma.cuh"
+
+namespace flexprefill::internal::cuda {
+
+constexpr float kLn2 = 0.69314718055994531f;
+
+template <typename Shape>
+class Computer {
+  using Shared = typename Shape::Shared;
+  using Element = typename Shape::Element;
+  using Q = typename Shape::Q;
+  using K = typename Shape::K;
+  using V = typename Shape::V;
+  static constexpr int kKeys = Shape::kKeys;
+  static constexpr int kVHeadDim = Shape::kVHeadDim;
+  static constexpr bool kManySteps = Shape::kStepsPerBlock > 1;
+
+ public:
+  __device__ explicit Computer(Shared& shared)
+      : shared_(shared),
+        group_(threadIdx.x / 128),
+        warp_(threadIdx.x / 32 % 4),
+        lane_(threadIdx.x % 32) {}
+
+  __device__ void run() {
+    if (Shape::kTakeTurns && group_ == 0) give_turn(/*to=*/0);
+    while (true) {
+      wait(shared_.q_full[q_.stage], q_.parity);
+      work_ = &shared_.work[q_.stage];
+      if (work_->steps < 0) break;
+      if (work_->steps > 0)
+        attend_tile();
+      else
+        store_zeros();
+    }
+  }
+
+ private:
+  // Named barriers: 1 + group is that group's turn; 3 + group gathers the group.
+  __device__ void take_turn() {
+    if (Shape::kTakeTurns) named_barrier_sync(1 + group_, Shape::kComputeThreads);
+  }
+  __device__ void give_turn(int to) {
+    if (Shape::kTakeTurns) named_barrier_arrive(1 + to, Shape::kComputeThreads);
+  }
+  __device__ void release(Barrier& empty) {
+    __syncwarp();
+    if (lane_ == 0) arrive(empty);
+  }
+
+  // This group's rows of the Q tile.
+  __device__ uint32_t s_q() const {
+    return shared_address(shared_.q[q_.stage]) + group_ * 64 * Q::kRowBytes;
+  }
+
+  // S = Q K^T, in flight.
+  __device__ void start_scores(float (&r_s)[kKeys / 2]) {
+    constexpr int kPerPanel = Q::kPanel / 16;
+    const uint64_t q = matrix_descriptor<Q::kPanel>(s_q(), 16);
+    const uint64_t k = matrix_descriptor<K::kPanel>(shared_address(shared_.k[k_.stage]), 16);
+#pragma unroll
+    for (int n = 0; n < Shape::kHeadDim / 16; ++n) {
+      const int panel = n / kPerPanel, in_panel = n % kPerPanel * 32 / 16;
+      Wgmma<Element, kKeys>::template ss<0>(r_s, q + in_panel + panel * (Q::kPanelBytes >> 4),
+                                            k + in_panel + panel * (K::kPanelBytes >> 4),
+                                            /*keep=*/n > 0);
+    }
+    wgmma_commit();
+  }
+
+  // O += P V, in flight.
+  __device__ void start_output(float (&r_o)[kVHeadDim / 2], const uint32_t (&r_p)[kKeys / 4]) {
+    const uint64_t v =
+        matrix_descriptor<V::kPanel>(shared_address(shared_.v[v_.stage]), V::kPanelBytes);
+#pragma unroll
+    for (int n = 0; n < kKeys / 16; ++n) {
+      Wgmma<Element, kVHeadDim>::template rs<1>(r_o, r_p + 4 * n, v + n * (16 * V::kRowBytes >> 4),
+                                                /*keep=*/1);
+    }
+    wgmma_commit();
+  }
+
+  // Only the first block of a tile can cross the diagonal or the end of the keys.
+  __device__ void mask(float (&r_s)[kKeys / 2], int32_t step) {
+    const int32_t shift = step * kKeys;
+    const int32_t diagonal = work_->diagonal + shift, tail = work_->tail + shift;
+    if (diagonal >= kKeys && tail >= kKeys) return;
+    const int32_t column = static_cast<int32_t>(lane_ % 4 * 2);
+    const int32_t first = diagonal + row_in_tile();
+    const int32_t last[2] = {min(first, tail - 1) - column, min(first + 8, tail - 1) - column};
+    mask_scores(r_s, last);
+  }
+
+  // The thread's first row; the other is 8 further.
+  __device__ int32_t row_in_tile() const {
+    return static_cast<int32_t>(group_ * 64 + warp_ * 16 + lane_ / 4);
+  }
+
+  __device__ void attend_tile() {
+    const int32_t steps = work_->steps;
+    const float c = work_->scale_log2;
+    float r_s[kKeys / 2];
+    uint32_t r_p[kKeys / 4];
+    float r_o[kVHeadDim / 2];
+    RowState row;
+    reset(row);
+
+    wait(shared_.k_full[k_.stage], k_.parity);
+    pin(r_s);
+    wgmma_fence();
+    start_scores(r_s);
+    wgmma_wait<0>();
+    pin(r_s);
+    release(shared_.k_empty[k_.stage]);
+    k_.advance();
+    mask(r_s, 0);
+    softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, c);
+    pack_p<Element>(r_p, r_s);
+#pragma unroll
+    for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
+    if (steps > 1) wait(shared_.k_full[k_.stage], k_.parity);
+#pragma unroll 1
+    for (int32_t step = 1; step < steps; ++step) {
+      take_turn();
+      pin(r_s);
+      pin(r_o);
+      pin(r_p);
+      wgmma_fence();
+      start_scores(r_s);
+      wait(shared_.v_full[v_.stage], v_.parity);
+      wgmma_fence();
+      start_output(r_o, r_p);
+      give_turn(/*to=*/1 - group_);
+      wgmma_wait<1>();
+      pin(r_s);
+      release(shared_.k_empty[k_.stage]);
+      k_.advance();
+      if (kManySteps && step < Shape::kStepsPerBlock) mask(r_s, step);
+      softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, c);
+      // This wait is a branch, and has to stand here: without one, ptxas moves the wait for O below
+      // up, above the exponentials.
+      if (step + 1 < steps) wait(shared_.k_full[k_.stage], k_.parity);
+      finish_output(r_o, r_p);
+      pack_p<Element>(r_p, r_s);
+      rescale<Shape::kLazyRescale>(r_o, row);
+    }
+    wait(shared_.v_full[v_.stage], v_.parity);
+    pin(r_o);
+    pin(r_p);
+    wgmma_fence();
+    start_output(r_o, r_p);
+    finish_output(r_o, r_p);
+    store(r_o, row);
+    release(shared_.q_empty[q_.stage]);
+    q_.advance();
+  }
+
+  __device__ void finish_output(float (&r_o)[kVHeadDim / 2], uint32_t (&r_p)[kKeys / 4]) {
+    wgmma_wait<0>();
+    pin(r_o);
+    pin(r_p);
+    release(shared_.v_empty[v_.stage]);
+    v_.advance();
+  }
+
+  // A tile that reads no block.
+  __device__ void store_zeros() {
+    float r_o[kVHeadDim / 2];
+#pragma unroll
+    for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
+    RowState row;
+    reset(row);
+    store(r_o, row);
+    release(shared_.q_empty[q_.stage]);
+    q_.advance();
+  }
+
+  // out = O / l through this group's rows of the Q tile, and lse = m + ln l.
+  __device__ void store(const float (&r_o)[kVHeadDim / 2], const RowState& row) {
+    const TileWork& work = *work_;
+    const float l[2] = {sum_of_row(row.l[0]), sum_of_row(row.l[1])};
+    const int32_t row0 = work.first_row + row_in_tile();
+    const int32_t q_len = work.q_len;
+    if (work.g_lse != nullptr && lane_ % 4 == 0) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int32_t t = row0 + 8 * r;
+        if (t < 0 || t >= q_len) continue;
+        const float lse = (__fmul_rn(row.m[r], work.scale_log2) + log2f(l[r])) * kLn2;
+        work.g_lse[t] = l[r] == 0.0f ? -INFINITY : lse;
+      }
+    }
+    // A NaN in l goes on into the output.
+    const float inverse[2] = {l[0] == 0.0f ? 0.0f : 1.0f / l[0], l[1] == 0.0f ? 0.0f : 1.0f / l[1]};
+    named_barrier_sync(3 + group_, 128);  // the whole group has read its Q
+    using Out = TileLayout<Shape::kRows, kVHeadDim>;
+    static_assert(Out::kBytes <= Q::kBytes && Out::kRowBytes == Q::kRowBytes);
+    const uint32_t s_out = s_q();
+    const int matrix_row = static_cast<int>(warp_ * 16 + lane_ % 16);
+#pragma unroll
+    for (int n = 0; n < kVHeadDim / 16; ++n) {
+      const float* o = r_o + 8 * n;
+      store_matrices(chunk_address<Out>(s_out, matrix_row, 2 * n + static_cast<int>(lane_ / 16)),
+                     pack<Element>(o[0] * inverse[0], o[1] * inverse[0]),
+                     pack<Element>(o[2] * inverse[1], o[3] * inverse[1]),
+                     pack<Element>(o[4] * inverse[0], o[5] * inverse[0]),
+                     pack<Element>(o[6] * inverse[1], o[7] * inverse[1]));
+    }
+    __syncwarp();
+    auto* g_out = static_cast<Element*>(work.g_out);
+    const int64_t token_stride = work.out_token_stride;
+    const int32_t first = work.first_row + static_cast<int32_t>(group_ * 64 + warp_ * 16);
+    constexpr int kChunks = kVHeadDim / 8;
+#pragma unroll
+    for (int n = 0; n < kChunks / 2; ++n) {  // 16 rows, 32 chunks of 16 bytes at a time
+      const int at = n * 32 + static_cast<int>(lane_), chunk = at % kChunks;
+      const int32_t t = first + at / kChunks;
+      const uint4 x = load_shared(
+          chunk_address<Out>(s_out, static_cast<int>(warp_ * 16) + at / kChunks, chunk));
+      if (t >= 0 && t < q_len) *reinterpret_cast<uint4*>(g_out + t * token_stride + chunk * 8) = x;
+    }
+    fence_async_shared();  // the next Q is copied to where these accesses were
+  }
+
+  Shared& shared_;
+  uint32_t group_, warp_, lane_;
+  TileWork* work_ = nullptr;
+  Ring<Shape::kQStages> q_;
+  Ring<Shape::kKStages> k_;
+  Ring<Shape::kVStages> v_;
+};
+
+}  // namespace flexprefill::internal::cuda

@@ -1,0 +1,63 @@
+#include "cuda/attend_prepare.cuh"
+
+#include <algorithm>
+#include <memory>
+
+#include "cuda/launch.cuh"
+#include "cuda/tile.cuh"
+
+namespace flexprefill::internal::cuda {
+namespace {
+
+template <int kCount>
+struct Argument {
+  AttendProblem problems[kCount];
+  AttendProblem* g_problems;
+  int32_t* next_tile;
+};
+
+constexpr int kMany = 40;  // kernel arguments hold 32764 bytes
+static_assert(sizeof(Argument<kMany>) <= 32764);
+
+// One block of threads per problem.
+template <int kCount>
+__global__ void prepare(const __grid_constant__ Argument<kCount> argument) {
+  const AttendProblem& from = argument.problems[blockIdx.x];
+  AttendProblem& to = argument.g_problems[blockIdx.x];
+  static_assert(sizeof(AttendProblem) % sizeof(uint4) == 0);
+  constexpr unsigned kWords = sizeof(AttendProblem) / sizeof(uint4);
+  for (unsigned n = threadIdx.x; n < kWords; n += blockDim.x) {
+    reinterpret_cast<uint4*>(&to)[n] = reinterpret_cast<const uint4*>(&from)[n];
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    to.lengths = resolve(from.source);
+    if (blockIdx.x == 0) *argument.next_tile = 0;
+  }
+  release_maps();
+}
+
+template <int kCount>
+void launch_prepare(std::span<const AttendProblem> problems, AttendProblem* g_problems,
+                    int32_t* next_tile, cudaStream_t stream) {
+  const auto argument = std::make_unique<Argument<kCount>>();
+  std::ranges::copy(problems, argument->problems);
+  argument->g_problems = g_problems;
+  argument->next_tile = next_tile;
+  launch("prepare", prepare<kCount>,
+         {.grid = static_cast<unsigned>(problems.size()), .block = 64, .stream = stream},
+         *argument);
+}
+
+}  // namespace
+
+void prepare_attend(std::span<const AttendProblem> problems, AttendProblem* g_problems,
+                    int32_t* next_tile, cudaStream_t stream) {
+  if (problems.size() == 1) return launch_prepare<1>(problems, g_problems, next_tile, stream);
+  for (size_t p = 0; p < problems.size(); p += kMany) {
+    const size_t count = std::min<size_t>(kMany, problems.size() - p);
+    launch_prepare<kMany>(problems.subspan(p, count), g_problems + p, next_tile, stream);
+  }
+}
+
+}  // namespace flexprefill::internal::cuda

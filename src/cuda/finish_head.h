@@ -1,0 +1,218 @@
+#pragma once
+
+// The last step of a head: Rule::kCoverage's top-up, heads that keep nearly everything filled, and
+// the report. Team code (team.h).
+
+#include "cuda/decide_head.h"
+
+namespace flexprefill::internal::cuda {
+
+inline constexpr int64_t kPlanFillPercent = 95;  // as in src/select_coverage.cc
+
+// Shared memory of finish_head().
+struct FinishMemory {
+  double kept_part[kRowGroups][kPlanRows];
+  double total_part[kRowGroups][kPlanRows];
+  double share[kPlanRows];  // kept share of each probe row
+  Cut limits[2];            // per block row, the candidates that max_budget leaves
+  Cut cut;
+};
+
+struct FinishHead {
+  const PlanProblem& p;
+  const PlanShape& s;
+  const HeadScores& x;
+  int32_t h;
+  FinishMemory& memory;
+
+  FLEXPREFILL_DEVICE_FN uint64_t* row(int32_t i) const {
+    return p.bits + (int64_t{h} * p.q_blocks + i) * p.row_words;
+  }
+  FLEXPREFILL_DEVICE_FN int32_t first_row() const { return s.block_row(s.first_seeing); }
+  FLEXPREFILL_DEVICE_FN int32_t rows() const {
+    return s.block_row(s.probe_rows - 1) - first_row() + 1;
+  }
+  FLEXPREFILL_DEVICE_FN bool keeps(int32_t i, int32_t j) const {
+    return ((row(i)[j / 64] >> (j % 64)) & 1) != 0;
+  }
+
+  // Kept share of every probe row that sees keys. A group takes one byte of each mask word.
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN void measure(const Team& team) const {
+    static_assert(kRowGroups == 8);
+    team.for_each(kRowGroups * kPlanRows, [&](int32_t n) {
+      const int32_t r = n % kPlanRows, group = n / kPlanRows;
+      double kept = 0.0, total = 0.0;
+      if (s.sees_keys(r)) {
+        const uint64_t* const words = row(s.block_row(r));
+        const int32_t end = seen_blocks(s, r);
+        FLEXPREFILL_UNROLL_2
+        for (int32_t first = 8 * group; first < end; first += 64) {
+          const uint32_t byte = static_cast<uint32_t>(words[first / 64] >> (8 * group)) & 0xff;
+          FLEXPREFILL_UNROLL_16
+          for (int32_t b = 0; b < 8; ++b) {
+            const double mass =
+                first + b < end ? static_cast<double>(x.stat(first + b, kMassPlane)[r]) : 0.0;
+            total += mass;
+            if (((byte >> b) & 1) != 0) kept += mass;
+          }
+        }
+      }
+      memory.kept_part[group][r] = kept;
+      memory.total_part[group][r] = total;
+    });
+    team.for_each(kPlanRows, [&](int32_t r) {
+      double kept = 0.0, total = 0.0;
+      for (int32_t group = 0; group < kRowGroups; ++group) {
+        kept += memory.kept_part[group][r];
+        total += memory.total_part[group][r];
+      }
+      memory.share[r] = kept / total;
+    });
+  }
+
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN double share_sum(const Team& team) const {
+    return team.sum(kPlanRows, [&](int32_t r) { return s.sees_keys(r) ? memory.share[r] : 0.0; });
+  }
+
+  // Keys of the blocks that may be added, for each block row of the probe: 0 = kept already, in the
+  // future, or beyond max_blocks. The lines are decided, so their scores' memory is free.
+  FLEXPREFILL_DEVICE_FN uint32_t& candidate(int32_t part, int32_t j) const {
+    return reinterpret_cast<uint32_t*>(part == 0 ? x.pooled : x.slash)[j];
+  }
+  // Numbered block row by block row, so that the lower row comes first among equals.
+  FLEXPREFILL_DEVICE_FN uint32_t& candidate(int32_t n) const {
+    return n < s.visible_blocks ? candidate(0, n) : candidate(1, n - s.visible_blocks);
+  }
+
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN void list_candidates(const Team& team, const PlanPolicy& policy) const {
+    for (int32_t part = 0; part < rows(); ++part) {
+      const int32_t i = first_row() + part;
+      team.for_each(s.visible_blocks, [&](int32_t j) {
+        const bool may = j < s.causal_blocks(i) && !keeps(i, j);
+        const double mass = x.sum(static_cast<SumPlane>(kMassA + part), j);
+        candidate(part, j) = may ? score_key(static_cast<float>(mass)) : 0;
+      });
+    }
+    if (policy.max_blocks == kPlanNoLimit) return;
+    team.both([&](const auto& one) { memory.limits[0] = limit(one, 0, policy); },
+              [&](const auto& one) { memory.limits[1] = limit(one, 1, policy); });
+    team.for_each(rows() * s.visible_blocks, [&](int32_t n) {
+      const int32_t part = n / s.visible_blocks, j = n % s.visible_blocks;
+      if (!memory.limits[part].keeps(candidate(n), j)) candidate(n) = 0;
+    });
+  }
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN Cut limit(const Team& team, int32_t part, const PlanPolicy& policy) const {
+    if (part >= rows()) return keep_all();
+    const auto keys = [&](int32_t j) { return candidate(part, j); };
+    return find_cut(team, s.visible_blocks, keys, {0.0, policy.max_blocks, policy.max_blocks});
+  }
+
+  // Sets the candidates of the cut; returns how many there were.
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN uint32_t add(const Team& team, const Cut& cut) const {
+    return team.sum(rows() * p.row_words, [&](int32_t n) {
+      const int32_t part = n / p.row_words, w = n % p.row_words;
+      uint64_t word = 0;
+      uint32_t count = 0;
+      for (int32_t j = 64 * w; j < plan_min(64 * w + 64, s.visible_blocks); ++j) {
+        uint32_t& key = candidate(part, j);
+        if (key == 0 || !cut.keeps(key, part * s.visible_blocks + j)) continue;
+        word |= uint64_t{1} << (j % 64);
+        ++count;
+        key = 0;
+      }
+      row(first_row() + part)[w] |= word;
+      return count;
+    });
+  }
+
+  // Adds the heaviest blocks until the mean share of the probe rows reaches gamma; at most
+  // max_blocks to a block row. Whether only max_blocks kept it from gamma; `added` counts blocks.
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN bool top_up(const Team& team, const PlanPolicy& policy,
+                                    uint32_t& added) const {
+    const double target = static_cast<double>(policy.gamma) * s.seeing_rows();
+    double sum = share_sum(team);
+    if (sum >= target) return false;
+    list_candidates(team, policy);
+    // The mass of a block is its gain up to rounding, as rows sum to 1; where that falls short of
+    // the target, single blocks follow.
+    CutRule rule;
+    rule.target = (target - sum) * kMassUnits;
+    while (true) {
+      team.both(
+          [&](const auto& one) {
+            const auto keys = [&](int32_t n) { return candidate(n); };
+            memory.cut = find_cut(one, rows() * s.visible_blocks, keys, rule);
+          },
+          [](const auto&) {});
+      const uint32_t count = add(team, memory.cut);
+      added += count;
+      // Once no candidate is left rounding alone, or the limit, keeps the mean below gamma.
+      if (count == 0) return policy.max_blocks != kPlanNoLimit;
+      measure(team);
+      sum = share_sum(team);
+      if (sum >= target) return false;
+      rule = {0.0, 1, 1};
+    }
+  }
+
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN void fill(const Team& team) const {
+    team.for_each(s.q_blocks * p.row_words, [&](int32_t n) {
+      const int32_t i = n / p.row_words, w = n % p.row_words;
+      row(i)[w] = bits_below(s.causal_blocks(i), w);
+    });
+  }
+};
+
+struct Minimum {
+  double value = 1.0;
+  FLEXPREFILL_DEVICE_FN Minimum& operator+=(const Minimum& other) {
+    if (other.value < value) value = other.value;
+    return *this;
+  }
+};
+
+// Ends head h, whose rows are written: `state` says what it is. A scored head may grow.
+template <typename Team>
+FLEXPREFILL_DEVICE_FN HeadReport finish_head(const Team& team, const PlanProblem& p,
+                                             const PlanShape& s, const PlanPolicy& policy,
+                                             const HeadScores& x, const HeadState& state, int32_t h,
+                                             FinishMemory& memory) {
+  HeadReport report;
+  report.pattern = state.pattern;
+  report.causal_blocks = s.all_causal_blocks();
+  report.kept_blocks = static_cast<int64_t>(state.kept_blocks);
+  report.divergence = NAN;
+  if (state.measured == 0) {
+    if (state.pattern != Pattern::kDense) report.coverage = report.coverage_min_row = NAN;
+    return report;
+  }
+  report.divergence = static_cast<float>(state.divergence);
+  const FinishHead head{p, s, x, h, memory};
+  head.measure(team);
+  if (policy.kind == PlanPolicy::kCoverage) {
+    uint32_t added = 0;
+    report.budget_limited = head.top_up(team, policy, added);
+    report.kept_blocks += added;
+    if (report.kept_blocks * 100 >= report.causal_blocks * kPlanFillPercent) {
+      head.fill(team);
+      report.pattern = Pattern::kDense;
+      report.kept_blocks = report.causal_blocks;
+      report.budget_limited = false;
+      return report;
+    }
+  }
+  report.coverage = static_cast<float>(head.share_sum(team) / s.seeing_rows());
+  const Minimum lowest = team.sum(
+      kPlanRows, [&](int32_t r) { return Minimum{s.sees_keys(r) ? memory.share[r] : 1.0}; });
+  report.coverage_min_row = static_cast<float>(lowest.value);
+  return report;
+}
+
+}  // namespace flexprefill::internal::cuda

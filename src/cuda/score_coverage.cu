@@ -1,0 +1,272 @@
+// Rule::kCoverage, the pass over the keys: probe rows times key blocks with wgmma, and per row and
+// block three numbers (maximum, near sum, far sum: src/cpu/score.cc says what they are). The block
+// means of the keys come from the same tiles.
+//
+// One block of threads takes a run of key blocks for up to four query heads of a kv head. The
+// heads' probe rows stay in shared memory, key tiles alternate between two buffers, and while the
+// sums of one head are taken the products of the next are under way.
+
+#include <bit>
+#include "cuda/head_scores.h"
+
+#include "cuda/launch.cuh"
+#include "cuda/plan_kernels.cuh"
+#include "cuda/probe_tile.cuh"
+
+namespace flexprefill::internal::cuda {
+namespace {
+
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr uint32_t kTurn = 1;  // named barriers: whose turn at the tensor cores, one per pair
+
+template <int kHeadDim>
+struct Layout {
+  static constexpr int kHeads = probe_heads(kHeadDim);
+  // Of warpgroups. With 64 channels two pairs spill; one head of 256 channels has work for one.
+  static constexpr int kPairs = kHeadDim > 64 && kHeads > 1 ? 2 : 1;
+  static constexpr int kThreads = kPairs * kPairThreads;
+  static constexpr uint32_t kTile = tile_bytes(kHeadDim);
+  static constexpr int kColumns = panels_of(kHeadDim) * 32;  // pairs of channels
+  // Threads that share a column: a power of two, so that they divide the rows.
+  static constexpr int kParts = std::bit_floor(static_cast<unsigned>(kThreads / kColumns));
+  static constexpr uint32_t kKeys = kHeads * kTile;      // offset of the key tiles
+  static constexpr uint32_t kMeans = kKeys + 2 * kTile;  // offset of the partial means
+  static constexpr uint32_t kBytes = kMeans + kParts * kColumns * sizeof(float2) + 1024;
+};
+
+// Of the 32 columns that a thread holds per row, in ascending order, how many lie below `end`.
+__device__ __forceinline__ int columns_below(int64_t end) {
+  const int first = static_cast<int>(threadIdx.x % 4) * 2;  // then the next, then 8 further on
+  const int below = static_cast<int>(plan_max(plan_min(end, 128), 0));
+  const auto count = [&](int a) { return below > a ? (below - a + 7) / 8 : 0; };
+  return count(first) + count(first + 1);
+}
+
+// A thread's two rows of the block: which columns it sees, and which are near.
+struct RowColumns {
+  int seen[2], near[2];
+};
+
+// The sums of one head and key block; s holds 2 rows x 32 columns per thread, as wgmma leaves them.
+template <bool kEdge>
+__device__ __forceinline__ void store_sums(const float (&s)[64], float scale_log2,
+                                           const RowColumns& columns, float* stat, int row) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const auto score = [&](int e) {
+      const float value = s[e / 2 * 4 + half * 2 + e % 2];
+      return kEdge && e >= columns.seen[half] ? -INFINITY : value;
+    };
+    float top[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+#pragma unroll
+    for (int e = 0; e < 32; ++e) top[e % 4] = fmaxf(top[e % 4], score(e));
+    float max = fmaxf(fmaxf(top[0], top[1]), fmaxf(top[2], top[3]));
+    max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
+    max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
+    const float offset = max * scale_log2;
+    const float subtract = max == -INFINITY ? 0.0f : offset;  // no key seen: all sums are 0
+    float near[2] = {0.0f, 0.0f}, far[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int e = 0; e < 32; ++e) {
+      const float p = exp2_approx(fmaf(score(e), scale_log2, -subtract));
+      if (e < columns.near[half]) {
+        near[e % 2] += p;
+      } else {
+        far[e % 2] += p;
+      }
+    }
+    float sums[2] = {near[0] + near[1], far[0] + far[1]};
+#pragma unroll
+    for (float& sum : sums) {
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+    }
+    const int plane = static_cast<int>(threadIdx.x % 4);
+    const float value = plane == 0 ? offset : plane == 1 ? sums[0] : sums[1];
+    if (plane < kStatPlanes) stat[plane * kPlanRows + row + 8 * half] = value;
+  }
+}
+
+// Sums of a thread's channel pair over its part of the tile's rows; missing rows are zeros.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void add_up_columns(const unsigned char* tile, float2* parts) {
+  using L = Layout<kHeadDim>;
+  const int column = static_cast<int>(threadIdx.x) % L::kColumns;
+  const int part = static_cast<int>(threadIdx.x) / L::kColumns;
+  if (part >= L::kParts) return;
+  constexpr int kRows = 128 / L::kParts;
+  float2 sum = {0.0f, 0.0f};
+#pragma unroll 4
+  for (int r = part * kRows; r < (part + 1) * kRows; ++r) {
+    const uint32_t at = chunk_offset(r, column / 4) + static_cast<uint32_t>(column % 4) * 4;
+    const float2 value = to_float2<T>(*reinterpret_cast<const uint32_t*>(tile + at));
+    sum.x += value.x;
+    sum.y += value.y;
+  }
+  parts[part * L::kColumns + column] = sum;
+}
+
+template <int kHeadDim>
+__device__ __forceinline__ void store_means(const float2* parts, const PlanProblem& p, int32_t g,
+                                            int32_t j, int64_t tokens) {
+  using L = Layout<kHeadDim>;
+  const int column = static_cast<int>(threadIdx.x);
+  if (2 * column >= p.head_dim) return;
+  float2 sum = parts[column];
+#pragma unroll
+  for (int part = 1; part < L::kParts; ++part) {
+    sum.x += parts[part * L::kColumns + column].x;
+    sum.y += parts[part * L::kColumns + column].y;
+  }
+  const float inverse = 1.0f / static_cast<float>(tokens);
+  float* const mean = p.k_mean + (int64_t{g} * p.head_dim + 2 * column) * p.k_blocks + j;
+  mean[0] = sum.x * inverse;
+  if (2 * column + 1 < p.head_dim) mean[p.k_blocks] = sum.y * inverse;
+}
+
+template <typename T, int kHeadDim>
+__global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
+    score_coverage(const PlanTable* table) {
+  using L = Layout<kHeadDim>;
+  extern __shared__ unsigned char raw[];
+  // Shared, as the sums need the registers.
+  __shared__ PlanProblem p;
+  copy_problem(
+      p, find_problem(*table, &PlanProblem::first_score_item, static_cast<int32_t>(blockIdx.x)));
+  if (p.stats == nullptr || p.tile_dim != kHeadDim || p.is_f16 != std::is_same_v<T, __half>) {
+    return;
+  }
+  __shared__ PlanShape s;
+  __shared__ ScoreItem item;
+  if (threadIdx.x == 0) {
+    s = shape_of(p);
+    item = score_item(*table, p, s, static_cast<int32_t>(blockIdx.x) - p.first_score_item);
+  }
+  __syncthreads();
+  if (item.first_block >= item.end_block) return;
+
+  // The means are the business of the kv head's first part.
+  uint32_t scored = 0;
+  for (int32_t m = 0; m < item.members; ++m) {
+    const int32_t h = member_head(p, item.g, item.first_member + m);
+    if (is_scored(*table, s, h, PlanPolicy::kCoverage)) scored |= 1u << m;
+  }
+  bool means = false;
+  for (int32_t m = 0; item.first_member == 0 && m < p.heads / p.kv_heads; ++m) {
+    means |= is_scored(*table, s, member_head(p, item.g, m), PlanPolicy::kCoverage);
+  }
+  if (scored == 0 && !means) return;
+  __shared__ float* s_stats[L::kHeads];
+  if (threadIdx.x < static_cast<unsigned>(item.members)) {
+    const int32_t h = member_head(p, item.g, item.first_member + static_cast<int32_t>(threadIdx.x));
+    s_stats[threadIdx.x] = scores_of(p, h).stats;
+  }
+
+  unsigned char* const memory = raw + (-shared_address(raw) & 1023);
+  const uint32_t base = shared_address(memory);
+  float2* const parts = reinterpret_cast<float2*>(memory + L::kMeans);
+#pragma unroll 1
+  for (int m = 0; m < L::kHeads; ++m) {
+    const int32_t h = m < item.members ? member_head(p, item.g, item.first_member + m) : 0;
+    load_tile<kHeadDim, L::kThreads>(
+        base + m * L::kTile, m < item.members ? s.probe_rows : 0, p.head_dim, p.q_aligned,
+        [&](int r) { return query_row(p, s.q_len - s.probe_rows + r, h); });
+  }
+  const auto load_keys = [&](int32_t j) {
+    const int64_t first = int64_t{j} * kBlock;
+    load_tile<kHeadDim, L::kThreads>(base + L::kKeys + (j & 1) * L::kTile,
+                                     static_cast<int>(plan_min(128, s.visible_keys - first)),
+                                     p.head_dim, p.k_aligned,
+                                     [&](int r) { return key_row(p, first + r, item.g); });
+    copy_async_commit();
+  };
+  load_keys(item.first_block);
+
+  const int pair = static_cast<int>(threadIdx.x / kPairThreads);
+  const int group = static_cast<int>(threadIdx.x / 128 % 2);  // of the pair: rows from 64 on
+  const int row = static_cast<int>(threadIdx.x % kPairThreads / 32 * 16 + threadIdx.x % 32 / 4);
+  const float scale_log2 = p.softmax_scale * kLog2E;
+  RowColumns columns;
+  for (int half = 0; half < 2; ++half) {
+    columns.near[half] = columns_below(((s.first_position + row + 8 * half) & 127) + 1);
+  }
+  if (pair == 1) named_barrier_arrive(kTurn, L::kThreads);  // the first turn is pair 0's
+#pragma unroll 1
+  for (int32_t j = item.first_block; j < item.end_block; ++j) {
+    if (j + 1 < item.end_block) {
+      load_keys(j + 1);
+      copy_async_wait<1>();
+    } else {
+      copy_async_wait<0>();
+    }
+    fence_async_shared();
+    __syncthreads();
+    const uint32_t keys = base + L::kKeys + (j & 1) * L::kTile;
+    const uint32_t queries = base + group * 64 * 128;
+    const int64_t first = int64_t{j} * kBlock;
+    const int64_t there = s.visible_keys - first;
+    const bool edge = there < kBlock || s.first_position + 1 - first < kBlock;
+    if (means) {
+      add_up_columns<T, kHeadDim>(memory + L::kKeys + (j & 1) * L::kTile, parts);
+    }
+#pragma unroll 1
+    for (int m = pair; m < L::kHeads; m += L::kPairs) {
+      const bool needed = ((scored >> m) & 1) != 0;
+      float scores[64];
+      if constexpr (L::kPairs == 2) named_barrier_sync(kTurn + pair, L::kThreads);
+      if (needed) {
+        start_scores<T, kHeadDim>(scores, queries + m * L::kTile, keys);
+        wgmma_wait<0>();
+        pin(scores);
+      }
+      if constexpr (L::kPairs == 2) named_barrier_arrive(kTurn + 1 - pair, L::kThreads);
+      if (!needed) continue;
+      float* const stat = s_stats[m] + int64_t{j} * kStatPlanes * kPlanRows;
+      if (edge) {
+        for (int half = 0; half < 2; ++half) {
+          const int64_t seen = s.first_position + row + 8 * half + 1 - first;
+          columns.seen[half] = columns_below(plan_min(there, seen));
+        }
+        store_sums<true>(scores, scale_log2, columns, stat, row);
+      } else {
+        store_sums<false>(scores, scale_log2, columns, stat, row);
+      }
+    }
+    __syncthreads();  // before the next tile overwrites this one
+    if (means) store_means<kHeadDim>(parts, p, item.g, j, plan_min(there, kBlock));
+  }
+  if (L::kPairs == 2 && pair == 0) named_barrier_sync(kTurn, L::kThreads);  // ends the last turn
+}
+
+template <typename T, int kHeadDim>
+void launch_if_needed(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
+  if ((sizes.tiles & tile_class(std::is_same_v<T, __half>, kHeadDim)) == 0) return;
+  constexpr uint32_t kBytes = Layout<kHeadDim>::kBytes;
+  check(cudaFuncSetAttribute(score_coverage<T, kHeadDim>,
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+        "cudaFuncSetAttribute");
+  launch("score_coverage", score_coverage<T, kHeadDim>,
+         {.grid = static_cast<unsigned>(sizes.score_items),
+          .block = Layout<kHeadDim>::kThreads,
+          .shared_bytes = kBytes,
+          .stream = stream},
+         table);
+}
+
+template <typename T>
+void launch_all(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
+  launch_if_needed<T, 64>(table, sizes, stream);
+  launch_if_needed<T, 96>(table, sizes, stream);
+  launch_if_needed<T, 128>(table, sizes, stream);
+  launch_if_needed<T, 192>(table, sizes, stream);
+  launch_if_needed<T, 256>(table, sizes, stream);
+}
+
+}  // namespace
+
+void launch_score_coverage(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
+  launch_all<__nv_bfloat16>(table, sizes, stream);
+  launch_all<__half>(table, sizes, stream);
+}
+
+}  // namespace flexprefill::internal::cuda

@@ -1,0 +1,120 @@
+// Rule::kCoverage between the pass over the keys and the mask rows: row totals, mass per block, and
+// one block of threads per head that decides its pattern. Also sets the state of heads that are not
+// scored.
+
+#include "cuda/decide_head.h"
+#include "cuda/launch.cuh"
+#include "cuda/mean_rows.cuh"
+#include "cuda/plan_kernels.cuh"
+#include "cuda/team.cuh"
+
+namespace flexprefill::internal::cuda {
+namespace {
+
+constexpr int kTotalThreads = 32 * kRowGroups;  // 32 rows
+constexpr int kCombineThreads = 256;
+constexpr int kCombineBlocks = 32;  // key blocks that one thread block combines
+constexpr int kDecideThreads = 512;
+
+// Head `n` of the call, if it is scored under kCoverage.
+__device__ __forceinline__ bool find_scored(const PlanTable& table, int32_t n, PlanProblem& p,
+                                            PlanShape& s, int32_t& h) {
+  p = find_problem(table, &PlanProblem::first_head, n);
+  h = n - p.first_head;
+  if (p.stats == nullptr) return false;
+  s = shape_of(p);
+  return is_scored(table, s, h, PlanPolicy::kCoverage);
+}
+
+// Grid (heads, 4): maximum and 1 / sum of 32 rows each.
+__global__ void __launch_bounds__(kTotalThreads) total_rows(const PlanTable* table) {
+  PlanProblem p;
+  PlanShape s;
+  int32_t h;
+  if (!find_scored(*table, static_cast<int32_t>(blockIdx.x), p, s, h)) return;
+  const HeadScores x = scores_of(p, h);
+  __shared__ float tops[kRowGroups][32];
+  __shared__ double sums[kRowGroups][32];
+  const int lane = static_cast<int>(threadIdx.x % 32), group = static_cast<int>(threadIdx.x / 32);
+  const int32_t r = static_cast<int32_t>(blockIdx.y) * 32 + lane;
+  tops[group][lane] = row_max_part(s, x, r, group);
+  __syncthreads();
+  float top = tops[0][lane];
+  for (int n = 1; n < kRowGroups; ++n) top = fmaxf(top, tops[n][lane]);
+  sums[group][lane] = row_sum_part(s, x, r, group, top);
+  __syncthreads();
+  if (group != 0) return;
+  double sum = 0.0;
+  for (int n = 0; n < kRowGroups; ++n) sum += sums[n][lane];
+  x.row_stats[r] = top;
+  x.row_stats[kPlanRows + r] = static_cast<float>(1.0 / sum);
+}
+
+// Grid (heads, parts of the key blocks), a warp per key block: row masses and their sums.
+__global__ void __launch_bounds__(kCombineThreads) combine_blocks(const PlanTable* table) {
+  PlanProblem p;
+  PlanShape s;
+  int32_t h;
+  if (!find_scored(*table, static_cast<int32_t>(blockIdx.x), p, s, h)) return;
+  const HeadScores x = scores_of(p, h);
+  const int32_t end =
+      min((static_cast<int32_t>(blockIdx.y) + 1) * kCombineBlocks, s.visible_blocks);
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  for (int32_t j = static_cast<int32_t>(blockIdx.y) * kCombineBlocks + warp; j < end;
+       j += kCombineThreads / 32) {
+    BlockSums sums;
+#pragma unroll
+    for (int32_t part = 0; part < kPlanRows / 32; ++part) {
+      const int32_t r = part * 32 + lane;
+      const BlockShare share = block_share(s, x, j, r);
+      sums.add(s, r, share);
+      x.stat(j, 0)[r] = share.mass();
+    }
+    sums = warp_sum(sums);
+    if (lane == 0) store_sums(s, x, j, sums);
+  }
+}
+
+// Grid (heads).
+__global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* table) {
+  const auto n = static_cast<int32_t>(blockIdx.x);
+  const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
+  const int32_t h = n - p.first_head;
+  const PlanShape s = shape_of(p);
+  const PlanPolicy& policy = policy_of(*table, h);
+  HeadState state = {};
+  state.pattern = policy.kind == PlanPolicy::kAShape ? Pattern::kAShape : Pattern::kDense;
+  if (p.stats != nullptr && needs_scores(s, policy)) {
+    if (policy.kind == PlanPolicy::kOfficial) return;  // decide_official()
+    __shared__ float parts[8 * kDecideThreads];
+    __shared__ float probe_mean[256];
+    __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
+    __shared__ Cut cuts[2];
+    const int64_t begin = s.q_len - s.seeing_rows();
+    mean_rows<kDecideThreads>(
+        s.seeing_rows(), p.head_dim, p.q_aligned, p.is_f16,
+        [&](int32_t r) { return query_row(p, begin + r, h); }, AsIs{}, parts, probe_mean);
+    state = decide_coverage(CtaTeam{partial}, p, s, policy, scores_of(p, h), probe_mean, cuts);
+  }
+  if (threadIdx.x == 0) table->states[n] = state;
+}
+
+}  // namespace
+
+void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
+  const auto heads = static_cast<unsigned>(sizes.heads);
+  launch("total_rows", total_rows,
+         {.grid = dim3(heads, kPlanRows / 32), .block = kTotalThreads, .stream = stream}, table);
+  const auto parts =
+      static_cast<unsigned>((sizes.max_k_blocks + kCombineBlocks - 1) / kCombineBlocks);
+  launch("combine_blocks", combine_blocks,
+         {.grid = dim3(heads, parts), .block = kCombineThreads, .stream = stream}, table);
+}
+
+void launch_decide(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
+  launch("decide", decide,
+         {.grid = static_cast<unsigned>(sizes.heads), .block = kDecideThreads, .stream = stream},
+         table);
+}
+
+}  // namespace flexprefill::internal::cuda

@@ -1,0 +1,97 @@
+#pragma once
+
+// The online softmax of one warpgroup, on the registers of wgmma's sums:
+//
+//   m' = max(m, max S);  P = 2^(c S - c m');  alpha = 2^(c m - c m');  l = l alpha + sum P
+//
+// A thread holds two rows, 8 apart: register n belongs to row (n / 2) % 2, column
+// 8 (n / 4) + 2 (lane % 4) + n % 2 of its tile. c = softmax_scale log2(e).
+
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/tile.cuh"
+
+namespace flexprefill::internal::cuda {
+
+struct RowState {
+  float m[2];      // largest score so far (lazily: at most 2^8 too small), not scaled
+  float l[2];      // this thread's part of the sum of P
+  float alpha[2];  // what the last step did to O and l
+};
+
+// -inf where the column lies behind last[row], which counts from this thread's first column.
+template <int kCount>
+__device__ inline void mask_scores(float (&r_s)[kCount], const int32_t (&last)[2]) {
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) {
+    if ((n >> 2) * 8 + (n & 1) > last[(n >> 1) & 1]) r_s[n] = -INFINITY;
+  }
+}
+
+// One maximum per row over the four threads that share it.
+__device__ inline float max_of_row(float m) {
+  m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
+  return fmaxf(m, __shfl_xor_sync(~0u, m, 2));
+}
+
+__device__ inline float sum_of_row(float l) {
+  l += __shfl_xor_sync(~0u, l, 1);
+  return l + __shfl_xor_sync(~0u, l, 2);
+}
+
+// Before the first step of a tile.
+__device__ inline void reset(RowState& row) {
+  row.m[0] = row.m[1] = -INFINITY;
+  row.l[0] = row.l[1] = 0.0f;
+}
+
+// Scores become P in place. kLazy: a maximum that grew by less than 8 (log2) is kept, so that O
+// needs no correction; P then stays below 2^8. kMayBeMasked: a row may have seen no key yet.
+template <bool kLazy, bool kMayBeMasked, int kCount>
+__device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c) {
+  // Four chains per row: one chain of kCount / 2 dependent maxima would cost its latency.
+  float part[8];
+#pragma unroll
+  for (int n = 0; n < 8; ++n) part[n] = r_s[n];
+#pragma unroll
+  for (int n = 8; n < kCount; ++n) part[n & 7] = fmaxf(part[n & 7], r_s[n]);
+  float m[2] = {fmaxf(fmaxf(part[0], part[1]), fmaxf(part[4], part[5])),
+                fmaxf(fmaxf(part[2], part[3]), fmaxf(part[6], part[7]))};
+  float minus_mc[2];  // rounded once: every use of c m must be the same number
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    m[r] = max_of_row(fmaxf(m[r], row.m[r]));
+    if (kLazy && (m[r] - row.m[r]) * c <= 8.0f) m[r] = row.m[r];
+    minus_mc[r] = kMayBeMasked && m[r] == -INFINITY ? 0.0f : -__fmul_rn(m[r], c);
+    row.alpha[r] = exp2_approx(__fmul_rn(row.m[r], c) + minus_mc[r]);
+    row.m[r] = m[r];
+  }
+  float sum[4];
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) {
+    r_s[n] = exp2_approx(fmaf(r_s[n], c, minus_mc[(n >> 1) & 1]));
+    sum[n & 3] = n < 4 ? r_s[n] : sum[n & 3] + r_s[n];
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    row.l[r] = fmaf(row.l[r], row.alpha[r], sum[2 * r] + sum[2 * r + 1]);
+  }
+}
+
+// P as the left operand of the next product: a thread's sums are its operand registers in this
+// order.
+template <typename Element, int kCount>
+__device__ inline void pack_p(uint32_t (&r_p)[kCount / 2], const float (&r_s)[kCount]) {
+#pragma unroll
+  for (int n = 0; n < kCount / 2; ++n) r_p[n] = pack<Element>(r_s[2 * n], r_s[2 * n + 1]);
+}
+
+template <bool kLazy, int kCount>
+__device__ inline void rescale(float (&r_o)[kCount], const RowState& row) {
+  if (kLazy && !__any_sync(~0u, row.alpha[0] != 1.0f || row.alpha[1] != 1.0f)) return;
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) r_o[n] *= row.alpha[(n >> 1) & 1];
+}
+
+}  // namespace flexprefill::internal::cuda

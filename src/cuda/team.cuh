@@ -1,0 +1,103 @@
+#pragma once
+
+// The teams of the device, see team.h.
+
+#include <cstdint>
+#include <cstring>
+
+#include "cuda/team.h"
+
+namespace flexprefill::internal::cuda {
+
+template <typename T>
+__device__ __forceinline__ T shuffle_xor(const T& value, int mask) {
+  static_assert(sizeof(T) % 4 == 0);
+  uint32_t words[sizeof(T) / 4];
+  memcpy(words, &value, sizeof(T));
+#pragma unroll
+  for (uint32_t& word : words) word = __shfl_xor_sync(~0u, word, mask);
+  T result;
+  memcpy(&result, words, sizeof(T));
+  return result;
+}
+
+// Every lane gets the same bits: addition is commutative.
+template <typename T>
+__device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  return value;
+}
+
+// Fixed-point masses below 2^56 a lane, in two halves that do not overflow 32 bits.
+__device__ __forceinline__ Tally warp_sum(const Tally& value) {
+  const uint32_t low = __reduce_add_sync(~0u, static_cast<uint32_t>(value.mass & 0x3ffffffu));
+  const uint32_t high = __reduce_add_sync(~0u, static_cast<uint32_t>(value.mass >> 26));
+  return {(uint64_t{high} << 26) + low, __reduce_add_sync(~0u, value.count)};
+}
+
+// Masses of one softmax: 2^31 in all, up to rounding.
+__device__ __forceinline__ ShortTally warp_sum(const ShortTally& value) {
+  return {__reduce_add_sync(~0u, value.mass), __reduce_add_sync(~0u, value.count)};
+}
+
+struct WarpTeam {
+  template <typename Do>
+  __device__ __forceinline__ void for_each(int32_t n, const Do& work) const {
+    for (int32_t x = static_cast<int32_t>(threadIdx.x % 32); x < n; x += 32) work(x);
+    __syncwarp();
+  }
+
+  template <typename Term>
+  __device__ __forceinline__ auto sum(int32_t n, const Term& term) const {
+    decltype(term(0)) total{};
+#pragma unroll 4
+    for (int32_t x = static_cast<int32_t>(threadIdx.x % 32); x < n; x += 32) total += term(x);
+    return warp_sum(total);
+  }
+};
+
+// All threads of a block. `partial` is shared memory of kBytes.
+struct CtaTeam {
+  static constexpr int kBytes = 2 * 32 * 16;
+  unsigned char* partial;
+  mutable int turn = 0;  // buffers alternate, so one barrier per sum is enough
+
+  template <typename Do>
+  __device__ __forceinline__ void for_each(int32_t n, const Do& work) const {
+    for (int32_t x = static_cast<int32_t>(threadIdx.x); x < n;
+         x += static_cast<int32_t>(blockDim.x)) {
+      work(x);
+    }
+    __syncthreads();
+  }
+
+  template <typename Term>
+  __device__ __forceinline__ auto sum(int32_t n, const Term& term) const {
+    using T = decltype(term(0));
+    static_assert(sizeof(T) <= 16);
+    T total{};
+    for (int32_t x = static_cast<int32_t>(threadIdx.x); x < n;
+         x += static_cast<int32_t>(blockDim.x)) {
+      total += term(x);
+    }
+    total = warp_sum(total);
+    T* const sums = reinterpret_cast<T*>(partial + turn * 32 * 16);
+    turn ^= 1;
+    const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+    if (lane == 0) sums[warp] = total;
+    __syncthreads();
+    return warp_sum(lane < static_cast<int>(blockDim.x / 32) ? sums[lane] : T{});
+  }
+
+  // One warp each: a cut is a chain of small sums, which barriers would only slow down.
+  template <typename First, typename Second>
+  __device__ __forceinline__ void both(const First& first, const Second& second) const {
+    const int warp = static_cast<int>(threadIdx.x / 32);
+    if (warp == 0) first(WarpTeam{});
+    if (warp == 1) second(WarpTeam{});
+    __syncthreads();
+  }
+};
+
+}  // namespace flexprefill::internal::cuda

@@ -1,0 +1,91 @@
+// Batches, tails and long rows on the GPU.
+
+#include "tests/cuda/gpu.h"
+
+namespace flexprefill::test {
+namespace {
+
+TEST(CudaAttend, EveryTailOfEveryKernel) {
+  const int32_t dims[][2] = {{96, 96}, {128, 128}, {192, 128}, {192, 192}, {256, 256}};
+  for (int64_t kv_len = 129; kv_len <= 256; ++kv_len) {
+    const auto& [k_dim, v_dim] = dims[kv_len % 5];
+    const Instance x(
+        half_precision({.q_len = 1 + kv_len % 7, .kv_len = kv_len, .k_dim = k_dim, .v_dim = v_dim},
+                       kv_len % 2 == 0 ? DType::kBF16 : DType::kF16));
+    run(x);
+    const Expected expected = expected_attention(x.problem, x.mask);
+    EXPECT_TRUE(all_close(x.out.values(), expected.out, tolerance(x.problem.q.dtype, kv_len)))
+        << kv_len;
+    EXPECT_TRUE(all_close(x.lse, expected.lse, lse_tolerance(kv_len))) << kv_len;
+  }
+}
+
+// 100 problems: more than one copy of descriptions, every kernel, empty ones among them.
+TEST(CudaAttend, AManySidedBatchGivesTheBitsOfEveryProblemAlone) {
+  const int32_t dims[][2] = {{64, 64}, {128, 128}, {192, 128}, {256, 256}, {96, 96}};
+  const int64_t lengths[] = {0, 1, 127, 128, 129, 300, 17};
+  const int32_t heads[][2] = {{1, 1}, {4, 2}, {7, 1}, {8, 8}};
+  std::vector<std::unique_ptr<Instance>> batch;
+  std::vector<Case> cases;
+  std::vector<AttentionProblem> problems;
+  std::vector<BlockMask> masks;
+  for (size_t n = 0; n < 100; ++n) {
+    const int64_t q_len = lengths[n % 7];
+    Case c = {.q_len = q_len,
+              .kv_len = q_len + lengths[n / 7 % 7],
+              .heads = heads[n % 4][0],
+              .kv_heads = heads[n % 4][1],
+              .k_dim = dims[n % 5][0],
+              .v_dim = dims[n % 5][1],
+              .grouping = n % 3 == 0 ? HeadGrouping::kInterleaved : HeadGrouping::kBlocked,
+              .mask = n % 2 == 0 ? MaskKind::kRandom : MaskKind::kNullBits};
+    cases.push_back(half_precision(c, n % 4 < 2 ? DType::kBF16 : DType::kF16));
+    batch.push_back(std::make_unique<Instance>(cases.back()));
+    problems.push_back(batch.back()->problem);
+    masks.push_back(batch.back()->mask);
+  }
+  run_attend(gpu(), problems, masks);
+  for (size_t n = 0; n < batch.size(); ++n) {
+    const Instance alone(cases[n]);
+    run(alone);
+    EXPECT_TRUE(same_results(alone, *batch[n])) << cases[n].name();
+  }
+}
+
+// Rows of more than 32 words, which the lanes of a warp read in turns.
+TEST(CudaAttend, RowsLongerThanOneReadOfAWarp) {
+  for (const MaskKind mask : {MaskKind::kOneBlock, MaskKind::kRandom, MaskKind::kNullBits}) {
+    const Instance x(half_precision(
+        {.q_len = 3, .kv_len = 300000, .heads = 1, .k_dim = 64, .v_dim = 64, .mask = mask}));
+    run(x);
+    const Expected expected = expected_attention(x.problem, x.mask);
+    EXPECT_TRUE(all_close(x.out.values(), expected.out, tolerance(DType::kBF16, 300000)));
+    EXPECT_TRUE(all_close(x.lse, expected.lse, lse_tolerance(300000)));
+  }
+}
+
+TEST(CudaAttend, AddressesAndStridesThatTmaCannotTakeAreRefusedByName) {
+  const Policy policy = Dense{};
+  const Instance x(half_precision({.q_len = 20, .kv_len = 30}));
+  const auto why = [&](auto change) {
+    AttentionProblem problem = placed(gpu(), x.problem);
+    change(problem);
+    return gpu().why_not(problem, std::span(&policy, 1), {});
+  };
+  const auto shift = [](HeadView& view) { view.data = static_cast<char*>(view.data) + 2; };
+  EXPECT_EQ(why([](auto&) {}), "");
+  EXPECT_NE(why([&](auto& p) { shift(p.q); }).find("q.data"), std::string::npos);
+  EXPECT_NE(why([&](auto& p) { shift(p.out); }).find("out.data"), std::string::npos);
+  EXPECT_NE(why([](auto& p) { p.kv.k.token_stride += 1; }).find("kv.k.token_stride"),
+            std::string::npos);
+  EXPECT_NE(why([](auto& p) { p.q.head_stride += 4; }).find("q.head_stride"), std::string::npos);
+  EXPECT_NE(why([](auto& p) { p.kv.k.dtype = p.kv.v.dtype = DType::kF16; }).find("kv.k.dtype"),
+            std::string::npos);
+  EXPECT_NE(why([](auto& p) { p.q.head_dim = p.kv.k.head_dim = 80; }).find("head_dim = 80"),
+            std::string::npos);
+  EXPECT_NE(why([](auto& p) { p.out.dtype = DType::kF32; }).find("out.dtype"), std::string::npos);
+  EXPECT_NE(why([](auto& p) { p.q.device.index = 63; }).find("cuda:63"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace flexprefill::test

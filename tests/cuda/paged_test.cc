@@ -1,0 +1,117 @@
+// Keys in pages give the bits of the same keys in one piece.
+
+#include <numeric>
+#include <random>
+
+#include "tests/cuda/gpu.h"
+
+namespace flexprefill::test {
+namespace {
+
+enum class PageLayout {
+  kTokensOutside,
+  kHeadsOutside
+};  // [pages, page_size, heads, ...] or
+    // [pages, heads, page_size, ...]
+
+// The keys of a contiguous tensor in pages of a pool, in random order; everything else is NaN.
+struct Pool {
+  Pool(const HeadView& from, int32_t page_size, PageLayout layout, std::span<const int32_t> table)
+      : page_stride(int64_t{page_size} * from.heads * from.head_dim) {
+    const auto bytes = static_cast<size_t>(dtype_bytes(from.dtype));
+    const auto pages = static_cast<int64_t>(table.size()) + 5;  // some that nobody uses
+    memory.assign(static_cast<size_t>(pages * page_stride) * bytes, std::byte{0xff});
+    view = head_view(memory.data(), from.dtype, page_size, from.heads, from.head_dim);
+    if (layout == PageLayout::kHeadsOutside) {
+      view.token_stride = from.head_dim;
+      view.head_stride = int64_t{page_size} * from.head_dim;
+    }
+    for (int64_t t = 0; t < from.tokens; ++t) {
+      for (int32_t g = 0; g < from.heads; ++g) {
+        const int64_t to = table[static_cast<size_t>(t / page_size)] * page_stride +
+                           t % page_size * view.token_stride + g * view.head_stride;
+        const auto* source =
+            static_cast<const std::byte*>(from.data) +
+            static_cast<size_t>(t * from.token_stride + g * from.head_stride) * bytes;
+        std::memcpy(memory.data() + static_cast<size_t>(to) * bytes, source,
+                    static_cast<size_t>(from.head_dim) * bytes);
+      }
+    }
+  }
+
+  std::vector<std::byte> memory;
+  HeadView view;
+  int64_t page_stride;
+};
+
+void expect_pages_change_nothing(const Case& c, int32_t page_size, PageLayout layout) {
+  SCOPED_TRACE(c.name() + " page " + std::to_string(page_size));
+  const Instance contiguous(c);
+  run(contiguous);
+
+  Instance paged(c);
+  std::vector<int32_t> table(static_cast<size_t>((c.kv_len + page_size - 1) / page_size));
+  std::iota(table.begin(), table.end(), 3);
+  std::shuffle(table.begin(), table.end(), std::mt19937(11));
+  const Pool k(paged.problem.kv.k, page_size, layout, table);
+  const Pool v(paged.problem.kv.v, page_size, layout, table);
+  if (k.page_stride != v.page_stride) GTEST_SKIP() << "k and v share one page_stride";
+  paged.problem.kv = {.k = k.view,
+                      .v = v.view,
+                      .block_table = table.data(),
+                      .page_size = page_size,
+                      .page_stride = k.page_stride,
+                      .paged_kv_len = c.kv_len};
+  run(paged);
+  EXPECT_TRUE(same_results(contiguous, paged));
+  for (const float value : paged.out.values()) ASSERT_FALSE(std::isnan(value));
+}
+
+TEST(CudaPages, OfEverySizeGiveTheBitsOfTheContiguousCall) {
+  for (const int32_t page_size : {1, 2, 3, 7, 16, 24, 32, 48, 64, 100, 128, 256, 528, 784, 1056}) {
+    for (const auto layout : {PageLayout::kTokensOutside, PageLayout::kHeadsOutside}) {
+      expect_pages_change_nothing(half_precision({.q_len = 200,
+                                                  .kv_len = 1201,
+                                                  .heads = 4,
+                                                  .kv_heads = 2,
+                                                  .k_dim = 128,
+                                                  .v_dim = 128,
+                                                  .mask = MaskKind::kRandom}),
+                                  page_size, layout);
+    }
+  }
+}
+
+TEST(CudaPages, ServeEveryHeadDim) {
+  for (const int32_t dim : {64, 96, 128, 192, 256}) {
+    for (const int32_t page_size : {1, 16, 64, 128, 528}) {
+      expect_pages_change_nothing(
+          half_precision({.q_len = 150, .kv_len = 700, .k_dim = dim, .v_dim = dim}, DType::kF16),
+          page_size, PageLayout::kTokensOutside);
+    }
+  }
+}
+
+TEST(CudaPages, MayEndAnywhere) {
+  for (int64_t kv_len = 1; kv_len <= 260; kv_len += kv_len % 64 == 0 ? 1 : 7) {
+    for (const int32_t page_size : {1, 16, 48, 128}) {
+      expect_pages_change_nothing(half_precision({.q_len = std::min<int64_t>(kv_len, 9),
+                                                  .kv_len = kv_len,
+                                                  .k_dim = kv_len % 2 == 0 ? 256 : 64,
+                                                  .v_dim = kv_len % 2 == 0 ? 256 : 64}),
+                                  page_size, PageLayout::kTokensOutside);
+    }
+  }
+}
+
+// Keys wholly in the past: the last block is then full of visible keys up to kv_len.
+TEST(CudaPages, MayLieWhollyInThePast) {
+  for (const int32_t dim : {64, 128, 256}) {
+    expect_pages_change_nothing(
+        half_precision({.q_len = 130, .kv_len = 333, .q_start = 5000, .k_dim = dim, .v_dim = dim}),
+        16, PageLayout::kTokensOutside);
+  }
+}
+
+}  // namespace
+}  // namespace flexprefill::test

@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""A model of the barriers of src/cuda/attend_load.cuh and attend_compute.cuh: one loading warp, eight computing warps,
+copies that land at any time, in random schedules. Fails on a deadlock, on a stage that is overwritten while a warp may
+still read it, and on a warp that reads another tile than it expects; and if seeded faults are not found."""
+
+import random
+import sys
+
+
+class Barrier:
+    """mbarrier: a phase ends when all arrivals and all announced copies are in."""
+
+    def __init__(self, arrivals):
+        self.arrivals, self.missing, self.copies, self.parity = arrivals, arrivals, 0, 0
+
+    def arrive(self, copies=0):
+        assert self.missing > 0, "too many arrivals"
+        self.copies += copies
+        self.missing -= 1
+        self.finish()
+
+    def land(self):
+        self.copies -= 1
+        self.finish()
+
+    def finish(self):
+        if self.missing == 0 and self.copies == 0:
+            self.parity ^= 1
+            self.missing = self.arrivals
+
+    def passed(self, parity):
+        return self.parity != parity
+
+
+class NamedBarrier:
+    def __init__(self):
+        self.threads, self.round = 0, 0
+
+    def arrive(self, threads, total):
+        self.threads += threads
+        assert self.threads <= total, "too many threads at a named barrier"
+        if self.threads == total:
+            self.threads, self.round = 0, self.round + 1
+
+
+class Ring:
+    def __init__(self, stages, parity):
+        self.stages, self.stage, self.parity = stages, 0, parity
+
+    def advance(self):
+        self.stage += 1
+        if self.stage == self.stages:
+            self.stage, self.parity = 0, self.parity ^ 1
+
+
+class Model:
+    def __init__(self, seed, tiles, q_stages, k_stages, v_stages, turns, fault):
+        self.random = random.Random(seed)
+        self.tiles, self.turns, self.fault = tiles, turns, fault
+        self.stages = {"q": q_stages, "k": k_stages, "v": v_stages}
+        self.full = {name: [Barrier(1) for _ in range(n)] for name, n in self.stages.items()}
+        empty_arrivals = 7 if fault == "early empty" else 8
+        self.empty = {name: [Barrier(empty_arrivals) for _ in range(n)] for name, n in self.stages.items()}
+        self.named = [NamedBarrier() for _ in range(8)]
+        self.work = [None] * q_stages
+        self.memory, self.readers, self.copies, self.stored = {}, {}, [], 0
+
+    def rings(self, parity):
+        return {name: Ring(n, parity) for name, n in self.stages.items()}
+
+    def copy(self, name, ring, value):
+        slot = (name, ring.stage)
+        assert not self.readers.get(slot), f"{slot} is overwritten while it is read"
+        self.memory[slot] = "in flight"
+        self.copies.append((slot, value, self.full[name][ring.stage]))
+        self.full[name][ring.stage].arrive(copies=1)
+
+    def load(self):
+        rings = self.rings(parity=1)
+
+        def fill(name, value):
+            ring = rings[name]
+            while not (self.fault == "no wait" and name == "v") and not self.empty[name][ring.stage].passed(ring.parity):
+                yield
+            self.copy(name, ring, value)
+            ring.advance()
+
+        for tile, steps in list(enumerate(self.tiles)) + [(-1, 0)]:
+            if steps:
+                yield from fill("k", (tile, 0))
+            q = rings["q"]
+            while not self.empty["q"][q.stage].passed(q.parity):
+                yield
+            self.work[q.stage] = (tile, steps)
+            if steps:
+                self.copy("q", q, tile)
+            else:
+                self.full["q"][q.stage].arrive()
+            q.advance()
+            for step in range(1, steps + 1):
+                if step < steps:
+                    yield from fill("k", (tile, step))
+                yield from fill("v", (tile, step - 1))
+                yield
+
+    def compute(self, group, warp):
+        rings, me = self.rings(parity=0), (group, warp)
+
+        def arrived(name):
+            ring = rings[name]
+            while not self.full[name][ring.stage].passed(ring.parity):
+                yield
+
+        def read(name, expected):
+            slot = (name, rings[name].stage)
+            assert self.memory.get(slot) == expected, f"{slot}: {self.memory.get(slot)}, expected {expected}"
+            self.readers.setdefault(slot, set()).add(me)
+
+        def release(name):
+            ring = rings[name]
+            self.readers.get((name, ring.stage), set()).discard(me)
+            self.empty[name][ring.stage].arrive()
+            ring.advance()
+
+        def sync(number, threads):
+            before = self.named[number].round
+            self.named[number].arrive(32, threads)
+            while self.named[number].round == before:
+                yield
+
+        if self.turns and group == 0:
+            self.named[1].arrive(32, 256)
+        while True:
+            yield from arrived("q")
+            tile, steps = self.work[rings["q"].stage]
+            if tile < 0:
+                return
+            if steps:
+                read("q", tile)
+                yield from arrived("k")
+                read("k", (tile, 0))
+                yield
+                release("k")
+                if steps > 1:
+                    yield from arrived("k")
+            for step in range(1, steps):
+                if self.turns:
+                    yield from sync(1 + group, 256)
+                read("k", (tile, step))
+                yield from arrived("v")
+                read("v", (tile, step - 1))
+                if self.turns and not (self.fault == "lost turn" and step == 2):
+                    self.named[2 - group].arrive(32, 256)
+                yield
+                release("k")
+                if step + 1 < steps:
+                    yield from arrived("k")
+                release("v")
+            if steps:
+                yield from arrived("v")
+                read("v", (tile, steps - 1))
+                yield
+                release("v")
+            yield from sync(3 + group, 128)
+            yield
+            release("q")
+            self.stored += 1
+
+    def run(self):
+        warps = [self.load()] + [self.compute(group, warp) for group in (0, 1) for warp in range(4)]
+        idle = 0
+        while warps:
+            idle += 1
+            if self.copies and self.random.random() < 0.5:
+                slot, value, full = self.copies.pop(self.random.randrange(len(self.copies)))
+                self.memory[slot] = value
+                full.land()
+                idle = 0
+            before = self.state()
+            warp = self.random.choice(warps)
+            if next(warp, "end") == "end":
+                warps.remove(warp)
+                idle = 0
+            if self.state() != before:
+                idle = 0
+            assert idle < 20000, "deadlock"
+        assert self.stored == 8 * len(self.tiles)
+
+    def state(self):
+        return [(b.missing, b.parity) for group in (self.full, self.empty) for ring in group.values() for b in ring] + [
+            (b.threads, b.round) for b in self.named]
+
+
+def main():
+    rings = ((2, 2, 2), (2, 4, 4), (1, 2, 2), (1, 3, 2), (2, 3, 3))  # as attend_shape.cuh chooses them
+    for seed in range(25):
+        choose = random.Random(seed)
+        tiles = [choose.choice([0, 0, 1, 1, 2, 3, 4, 7]) for _ in range(choose.randrange(1, 8))]
+        for stages in rings:
+            for turns in (False, True):
+                Model(seed, tiles, *stages, turns, fault=None).run()
+    for fault in ("early empty", "no wait", "lost turn"):
+        found = 0
+        for seed in range(10):
+            try:
+                Model(seed, [3, 7, 1, 4], 2, 2, 2, True, fault).run()
+            except AssertionError:
+                found += 1
+        if found == 0:
+            sys.exit(f"the fault '{fault}' was not found")
+
+
+if __name__ == "__main__":
+    main()
