@@ -29,7 +29,7 @@ constexpr OptionField kFields[] = {
 
 std::string backend_names() {
   std::string names = "auto";
-  for (const Backend* backend : backends()) names += " " + std::string(backend->name());
+  for (const Backend* backend : host_backends()) names += " " + std::string(backend->name());
   return names;
 }
 
@@ -159,10 +159,38 @@ Context PolicyOptions::context() const {
     throw UsageError("--threads " + std::to_string(threads_) + ": " + e.what());
   }
   if (backend_ == "auto") return context;
-  context.backend = find_backend(backend_);
-  if (context.backend == nullptr)
-    throw UsageError("--backend " + backend_ + ": this program has " + backend_names());
-  return context;
+  for (const Backend* backend : host_backends()) {
+    if (backend->name() == backend_) context.backend = backend;
+  }
+  if (context.backend != nullptr) return context;
+  if (find_backend(backend_) != nullptr)
+    throw UsageError(
+        "--backend " + backend_ +
+        ": it computes on tensors in its device's memory, and this command's are in the "
+        "host's; choose from " +
+        backend_names());
+  throw UsageError("--backend " + backend_ + ": this program has " + backend_names());
+}
+
+std::vector<const Backend*> host_backends() {
+  uint16_t value[64] = {};
+  AttentionProblem problem;
+  problem.q = problem.kv.k = problem.kv.v = problem.out =
+      head_view(value, DType::kBF16, /*tokens=*/1, /*heads=*/1, /*head_dim=*/64);
+  const Policy policy = Dense{};
+  std::vector<const Backend*> host;
+  for (const Backend* backend : backends()) {
+    if (backend->why_not(problem, std::span(&policy, 1), {}).empty()) host.push_back(backend);
+  }
+  return host;
+}
+
+const Backend& backend_or_best(const Context& context) {
+  if (context.backend != nullptr) return *context.backend;
+  const std::vector<const Backend*> host = host_backends();
+  if (host.empty())
+    throw Error("no backend takes tensors in host memory; unset FLEXPREFILL_BACKEND");
+  return *host.front();
 }
 
 std::string describe(const Policy& policy) {

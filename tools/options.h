@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "flexprefill/flexprefill.h"
 
@@ -46,5 +47,11 @@ std::string describe(const Policy& policy);
 // Check for whole numbers of a range; the message names the option, as CLI11 does.
 CLI::Validator at_least(int64_t minimum);
 CLI::Validator within(int64_t minimum, int64_t maximum);
+
+// The backends that take tensors in host memory, as those of this program are; best first.
+std::vector<const Backend*> host_backends();
+
+// The backend that a context names, or the best of host_backends().
+const Backend& backend_or_best(const Context& context);
 
 }  // namespace flexprefill::tools

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/api/small_problem.h"
+#include "tests/support/host_backends.h"
 
 namespace flexprefill {
 namespace {
@@ -220,7 +221,7 @@ TEST(Workspace, HoldsOneHeadOfAThreadAtATime) {
     return workspace_bytes(p, policy, context) - sizeof(uint64_t) * grid.num_words() -
            sizeof(HeadReport) * heads;
   };
-  for (const Backend* backend : backends()) {
+  for (const Backend* backend : test::host_backends()) {
     // ref converts the keys of the head to fp32, 64 MiB; cpu reads them in place.
     const size_t limit = (backend->name() == "ref" ? 160 : 8) * kMiB;
     for (const Policy& policy :

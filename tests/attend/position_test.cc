@@ -74,8 +74,8 @@ TEST(Attend, MergingTwoHalvesOfTheKeysByLseGivesTheWhole) {
                                       attend_keys(*backend, x, split, c.kv_len), x.problem.out);
         // P is rounded to bf16 twice where products are bf16.
         const bool bf16 = dtype != DType::kF32 && multiplies_in_bf16(*backend);
-        EXPECT_TRUE(all_close(merged.out, whole.out,
-                              tolerance(bf16 ? DType::kBF16 : c.q_dtype, c.kv_len)));
+        EXPECT_TRUE(
+            all_close(merged.out, whole.out, tolerance(bf16 ? DType::kBF16 : c.q_dtype, c.kv_len)));
         EXPECT_TRUE(all_close(merged.lse, whole.lse, lse_tolerance(c.kv_len)));
       }
     }

@@ -6,6 +6,7 @@
 #include "tools/bench/bench_options.h"
 #include "tools/bench/memory.h"
 #include "tools/bench/products.h"
+#include "tools/options.h"
 
 namespace flexprefill::tools {
 namespace {
@@ -22,7 +23,7 @@ struct PeakArguments {
 void bench_peak(const PeakArguments& arguments) {
   const Context context = arguments.place.context();
   const JsonOutput json(arguments.measure.json());
-  const Backend& backend = context.backend != nullptr ? *context.backend : *backends().front();
+  const Backend& backend = backend_or_best(context);
   const PeakKernels* kernels = peak_kernels(backend);
   if (kernels == nullptr)
     throw Error("backend " + std::string(backend.name()) + " (" + backend.description() +

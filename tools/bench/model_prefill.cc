@@ -4,6 +4,7 @@
 
 #include "runtime/weights.h"
 #include "tools/bench/products.h"
+#include "tools/options.h"
 
 namespace flexprefill::tools {
 namespace {
@@ -92,8 +93,7 @@ ModelResult measure_model(const runtime::Model& model, std::span<const int32_t> 
   prefill("warm-up", Dense{}, warm_up);
   prefill("warm-up", work.policy, warm_up);
 
-  const Backend& backend =
-      setup.context.backend != nullptr ? *setup.context.backend : *backends().front();
+  const Backend& backend = backend_or_best(setup.context);
   const std::optional<Peak> peak =
       Peak::of(backend, runtime::matmul_dtype(), setup.context.threads);
   std::vector<PrefillResult> dense, sparse;

@@ -5,6 +5,7 @@
 #include "tools/bench/memory.h"
 #include "tools/bench/products.h"
 #include "tools/bench/suite.h"
+#include "tools/options.h"
 
 namespace flexprefill::tools {
 namespace {
@@ -32,7 +33,7 @@ std::string gigas(const Samples& samples) {
 Section peak_section(SuiteRun& run) {
   Section section{"The machine", "What `bench peak` finds: GFLOP/s and GB/s, with range.", {}};
   const Context& context = run.setup().context;
-  const Backend& backend = context.backend != nullptr ? *context.backend : *backends().front();
+  const Backend& backend = backend_or_best(context);
   const PeakKernels* kernels = peak_kernels(backend);
   if (kernels == nullptr) return section;
   section.table.add_row({"limit", "1 thread", "all threads"});
