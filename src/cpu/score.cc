@@ -347,8 +347,7 @@ void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, boo
     int c = 0;
     for (; c + kVecs * kLanes <= columns; c += kVecs * kLanes) {
       Vec sum[kVecs];
-      FLEXPREFILL_UNROLL
-      for (int x = 0; x < kVecs; ++x) sum[x] = broadcast(0.0f);
+      for (Vec& x : sum) x = broadcast(0.0f);
       for (int64_t t = 0; t < count; ++t) {
         const char* row = static_cast<const char*>(row_of(tokens, t, kBytes<kType>));
         FLEXPREFILL_UNROLL
