@@ -11,7 +11,8 @@ namespace flexprefill::internal {
 size_t plan_scratch_bytes(const Kernels& kernels, std::span<const AttentionProblem> problems,
                           std::span<const Policy> policies);
 
-// Backend::plan: one item per problem and head. `scratch` holds plan_scratch_bytes() per thread.
+// Backend::plan: one item per kv head, or per head where those are few. `scratch` holds
+// plan_scratch_bytes() per thread.
 void plan_problems(const Kernels& kernels, std::span<const AttentionProblem> problems,
                    std::span<const Policy> policies, std::span<const BlockMask> masks,
                    std::span<HeadReport* const> reports, std::span<std::byte> scratch,

@@ -39,20 +39,24 @@
 namespace flexprefill::internal::FLEXPREFILL_ISA {
 
 #ifndef FLEXPREFILL_EXP2_PARTS
-// 2^x = 2^fraction * 2^whole: the fraction in [kExp2From, kExp2From + 1], the whole number in the
-// low bits of `whole`, ready to be added to an exponent field. 0 for x <= -127.
+// 2^x = 2^fraction * 2^n: the fraction in [kExp2From, kExp2From + 1], n + 127 in the low bits of
+// `whole`, ready to become an exponent field. 0 for x <= -126.5.
 inline constexpr float kExp2From = -0.5f;
 struct Exp2Parts {
   Vec fraction, whole;
 };
 FLEXPREFILL_INLINE Exp2Parts split_exp2(Vec x) {
-  const Vec to_integer = broadcast(12582912.0f);   // 1.5 * 2^23: the sum's low bits are round(x)
+  // 1.5 * 2^23 + 127: the sum's low bits are round(x) + 127
+  const Vec to_integer = broadcast(12583039.0f);
   const Vec clamped = max(broadcast(-127.0f), x);  // in this order NaN passes through
   const Vec whole = clamped + to_integer;
   return {clamped - (whole - to_integer), whole};
 }
-// p in [1/2, 2]; 1 * 2^-127 becomes the zero bit pattern.
-FLEXPREFILL_INLINE Vec scale_exp2(Vec p, Exp2Parts parts) { return add_exponent(p, parts.whole); }
+// A product, because p + n in the exponent field would turn a NaN into any number: the low bits of
+// `whole` then hold the NaN's payload.
+FLEXPREFILL_INLINE Vec scale_exp2(Vec p, Exp2Parts parts) {
+  return p * low_bits_to_exponent(parts.whole);
+}
 #endif
 
 // 2^x for x <= 0; 0 for -inf and for x <= -150, and at the latest there; NaN stays NaN. A minimax

@@ -59,10 +59,9 @@ FLEXPREFILL_INLINE float sum_of_lanes(Vec x) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
-// p * 2^t, where the low bits of t's pattern hold a whole number (see exp2_of_nonpositive).
-FLEXPREFILL_INLINE Vec add_exponent(Vec p, Vec t) {
-  return _mm256_castsi256_ps(
-      _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+// 2^(n - 127) for the whole number n in the low 8 bits of x's pattern, bit 8 being 0; 0 for n = 0.
+FLEXPREFILL_INLINE Vec low_bits_to_exponent(Vec x) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23));
 }
 
 // rows[i] lane j <-> rows[j] lane i: pairs, then fours of 32-bit words within 128 bits, then the

@@ -43,8 +43,8 @@ FLEXPREFILL_INLINE Vec select(Mask m, Vec yes, Vec no) {
 }
 FLEXPREFILL_INLINE Vec max(Vec a, Vec b) { return select(b < a, a, b); }  // b when either is NaN
 FLEXPREFILL_INLINE float sum_of_lanes(Vec x) { return (x[0] + x[2]) + (x[1] + x[3]); }
-// p * 2^t, where the low bits of t's pattern hold a whole number (see exp2_of_nonpositive).
-FLEXPREFILL_INLINE Vec add_exponent(Vec p, Vec t) { return (Vec)((Bits)p + ((Bits)t << 23)); }
+// 2^(n - 127) for the whole number n in the low 8 bits of x's pattern, bit 8 being 0; 0 for n = 0.
+FLEXPREFILL_INLINE Vec low_bits_to_exponent(Vec x) { return (Vec)((Bits)x << 23); }
 
 FLEXPREFILL_INLINE Vec load_bf16(const void* data) { return (Vec)(load_words(data) << 16); }
 

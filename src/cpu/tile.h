@@ -258,10 +258,10 @@ class Ahead {
   int rows_per_panel_ = 0;
 };
 
-// The same for any even number of rows: panels of kPanel rows, the rest as 8, 4 and 2. Where a
-// panel has 6 rows, a remainder of 2 is joined with the panel before it as 4 + 4, because 2 rows
-// cannot hide the latency of the sums. The panels are inlined: as functions of their own they spent
-// a tenth of the product on calls and address arithmetic.
+// multiply_panel() for any even number of rows: panels of kPanel rows, the rest as 8, 4 and 2.
+// Where a panel has 6 rows, a remainder of 2 is joined with the panel before it as 4 + 4, because 2
+// rows cannot hide the latency of the sums. The panels are inlined: as functions of their own they
+// spent a tenth of the product on calls and address arithmetic.
 template <typename Product, int kVecs, Sums kMode, int kStride = kVecs* kLanes>
 static __attribute__((noinline)) void multiply(Left<typename Product::Unit> left,
                                                const typename Product::Unit* right, int rows,

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -104,6 +105,22 @@ TEST(CpuSimd, Exp2OfTheEnds) {
       EXPECT_TRUE(std::isnan(y[8]));
       EXPECT_GE(y[9], 0.0f);
       EXPECT_LE(y[9], 0x1p-126f);
+    }
+  });
+}
+
+TEST(CpuSimd, Exp2OfAnyNanIsNan) {
+  std::vector<float> x;
+  for (const uint32_t bits : {0x7fc00000u, 0x7fc00001u, 0x7fc0007fu, 0x7fffffffu, 0xffc00001u,
+                              0xffc00100u, 0xfffffe80u, 0xffffffffu, 0x7f800001u}) {
+    x.push_back(std::bit_cast<float>(bits));
+  }
+  for_each_probe([&](const SimdProbe& probe) {
+    for (const int degree : {4, 5}) {
+      const std::vector<float> y = exp2_of(probe, x, degree);
+      for (size_t n = 0; n < x.size(); ++n) {
+        EXPECT_TRUE(std::isnan(y[n])) << n << " degree " << degree << ": " << y[n];
+      }
     }
   });
 }

@@ -56,7 +56,7 @@ ErrorSize error_of(const std::vector<float>& actual, const std::vector<float>& e
   for (size_t n = 0; n < actual.size(); ++n) {
     const double difference = std::abs(double{actual[n]} - double{expected[n]});
     // A NaN must not hide: it makes both figures NaN.
-    if (!(difference <= error.max)) error.max = difference;
+    if (!std::isnan(error.max) && !(difference <= error.max)) error.max = difference;
     sum += difference * difference;
   }
   error.rms =
