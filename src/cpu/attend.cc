@@ -1,5 +1,5 @@
-// attend() for one query block: exact softmax attention over the key blocks of its mask row, in the
-// online form. Per key block and strip of queries (lanes):
+// attend() for query blocks that share keys: exact softmax attention of each over the key blocks of
+// its mask row, in the online form. Per key block and strip of queries (lanes):
 //
 //   S^T = K Q^T;  m' = max(m, max S);  P = 2^(c (S - m'));  l = l 2^(c (m - m')) + sum P
 //   O^T = O^T 2^(c (m - m')) + V^T P^T          with c = softmax_scale * log2(e)
