@@ -16,15 +16,7 @@ std::string tensor_why_not(const std::string& name, const HeadView& view) {
 }
 
 std::string field_why_not(const AttentionProblem& problem, const AttendOptions& options) {
-  if (!problem.causal) return "causal = false: it has causal attention only";
-  if (problem.window != 0) {
-    return "window = " + std::to_string(problem.window) + ": it has no sliding window";
-  }
-  if (problem.softcap != 0.0f) {
-    return "softcap = " + std::to_string(problem.softcap) + ": it has no soft-cap";
-  }
-  if (problem.sinks != nullptr) return "sinks = set: it has no attention sinks";
-  if (problem.alibi_slopes != nullptr) return "alibi_slopes = set: it has no ALiBi";
+  if (std::string why = kind_why_not(problem); !why.empty()) return why;
   if (problem.kv.page_size != 0) {
     return "kv.page_size = " + std::to_string(problem.kv.page_size) +
            ": it reads contiguous kv only";
@@ -52,6 +44,19 @@ std::string policy_why_not(const AttentionProblem& problem, std::span<const Poli
 }
 
 }  // namespace
+
+std::string kind_why_not(const AttentionProblem& problem) {
+  if (!problem.causal) return "causal = false: it has causal attention only";
+  if (problem.window != 0) {
+    return "window = " + std::to_string(problem.window) + ": it has no sliding window";
+  }
+  if (problem.softcap != 0.0f) {
+    return "softcap = " + std::to_string(problem.softcap) + ": it has no soft-cap";
+  }
+  if (problem.sinks != nullptr) return "sinks = set: it has no attention sinks";
+  if (problem.alibi_slopes != nullptr) return "alibi_slopes = set: it has no ALiBi";
+  return "";
+}
 
 std::string plain_causal_why_not(std::string_view backend, const AttentionProblem& problem,
                                  std::span<const Policy> policies, const AttendOptions& options) {

@@ -8,6 +8,7 @@
 #include "cuda/attend.h"
 #include "cuda/check.h"
 #include "cuda/plan.h"
+#include "why_not.h"
 
 namespace flexprefill::internal {
 namespace {
@@ -42,15 +43,7 @@ std::string place_why_not(const AttentionProblem& problem) {
 }
 
 std::string field_why_not(const AttentionProblem& problem, const AttendOptions& options) {
-  if (!problem.causal) return "causal = false: it has causal attention only";
-  if (problem.window != 0) {
-    return "window = " + std::to_string(problem.window) + ": it has no sliding window";
-  }
-  if (problem.softcap != 0.0f) {
-    return "softcap = " + std::to_string(problem.softcap) + ": it has no soft-cap";
-  }
-  if (problem.sinks != nullptr) return "sinks = set: it has no attention sinks";
-  if (problem.alibi_slopes != nullptr) return "alibi_slopes = set: it has no ALiBi";
+  if (std::string why = kind_why_not(problem); !why.empty()) return why;
   if (options.mean_correction) return "AttendOptions.mean_correction = true: it has none";
   if (options.accumulate_f64) {
     return "AttendOptions.accumulate_f64 = true: it accumulates in fp32";
