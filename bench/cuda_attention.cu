@@ -1,7 +1,7 @@
 // Times attend() (and plan()) of the cuda backend:  cuda_attention_bench [--only NAME[,NAME]]
-// [--repeats N] NAME: dense, sparse, chunk, heads, paged, dims. bf16, random normal data, medians
-// of event times. FLOP are counted exact-causal for dense, and as whole 128 x 128 blocks for masks.
-// One line per measurement:
+// [--match TEXT] [--repeats N]  NAME: dense, dims, sparse, chunk, paged; --match takes the lines
+// that contain TEXT. bf16, random normal data, medians of event times. FLOP are counted
+// exact-causal for dense, and as whole 128 x 128 blocks for masks. One line per measurement:
 //   section  D  q_len/kv_len  heads  share of blocks  ms (min .. max)  TFLOP/s  of the dense rate
 
 #include <cuda_bf16.h>
@@ -203,17 +203,22 @@ Times measure(int count, const std::function<void()>& work) {
 
 std::map<std::string, double> rates;  // TFLOP/s of what was measured, for comparisons
 
+std::string only_lines;  // --match
+
 double report(const char* section, const Shape& shape, Inputs& inputs, double reference = 0.0) {
+  char label[128];
+  std::snprintf(label, sizeof label, "%-8s D %3d  %6lld/%-7lld %2d/%d  page %-5d share %5.3f",
+                section, shape.head_dim, static_cast<long long>(shape.q_len),
+                static_cast<long long>(shape.kv_len), shape.heads, shape.kv_heads, shape.page_size,
+                inputs.share());
+  if (std::string(label).find(only_lines) == std::string::npos) return 0.0;
   const double expected_ms = inputs.flops() / 4e11;  // at 400 TFLOP/s
   const int count = expected_ms > 100 ? 5 : expected_ms > 5 ? repeats : 2 * repeats;
   const Times times =
       measure(count, [&] { attend(inputs.problem, inputs.grid, {}, inputs.context); });
   const double rate = inputs.flops() / times.median * 1e-9;
-  std::printf(
-      "%-8s D %3d  %6lld/%-7lld %2d/%d  page %-5d share %5.3f  %9.3f ms (%.3f .. %.3f)  %6.1f",
-      section, shape.head_dim, static_cast<long long>(shape.q_len),
-      static_cast<long long>(shape.kv_len), shape.heads, shape.kv_heads, shape.page_size,
-      inputs.share(), times.median, times.min, times.max, rate);
+  std::printf("%s  %9.3f ms (%.3f .. %.3f)  %6.1f", label, times.median, times.min, times.max,
+              rate);
   if (reference > 0) std::printf("  %.3f", rate / reference);
   std::printf("\n");
   std::fflush(stdout);
@@ -302,6 +307,7 @@ int main(int argc, char** argv) {
   std::string only;
   for (int n = 1; n + 1 < argc; n += 2) {
     if (std::strcmp(argv[n], "--only") == 0) only = argv[n + 1];
+    if (std::strcmp(argv[n], "--match") == 0) flexprefill::bench::only_lines = argv[n + 1];
     if (std::strcmp(argv[n], "--repeats") == 0)
       flexprefill::bench::repeats = std::max(1, std::atoi(argv[n + 1]));
   }

@@ -4,6 +4,7 @@
 #include "cuda/attend.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <numeric>
 #include <vector>
@@ -21,16 +22,25 @@ constexpr double kLog2E = 1.44269504088896341;
 constexpr int64_t kAnyPages = int64_t{1} << 31;
 constexpr size_t kCounterBytes = 128;  // next_tile of every kernel, before the problems
 
-// Whether a copy per page and panel would cost more than the products (bench: paged).
-bool has_small_pages(const KvView& kv) {
-  return kv.page_size > 0 && std::gcd(kv.page_size, kBlock) < 16;
+// Keys in a row that one copy can bring.
+int32_t box_keys_of(const KvView& kv) {
+  return kv.page_size > 0 ? std::gcd(kv.page_size, static_cast<int32_t>(kBlock)) : kBlock;
+}
+
+// A copy takes about as long for a few tokens as for many: below 16, plain loads are faster.
+KeyCopies copies_of(const KvView& kv, int32_t tile_keys) {
+  const int32_t box_keys = box_keys_of(kv);
+  if (box_keys >= tile_keys) return KeyCopies::kTiles;
+  const bool grouped =
+      page_groups(kv.k, kv.page_stride) > 0 && page_groups(kv.v, kv.page_stride) > 0;
+  return box_keys >= 16 && grouped ? KeyCopies::kPages : KeyCopies::kRows;
 }
 
 const AttendKernel* kernel_of(const AttentionProblem& problem) {
   for (const AttendKernel& kernel : attend_kernels()) {
     if (kernel.dtype == problem.q.dtype && kernel.head_dim == problem.q.head_dim &&
         kernel.v_head_dim == problem.kv.v.head_dim &&
-        kernel.small_pages == has_small_pages(problem.kv)) {
+        kernel.copies == copies_of(problem.kv, kernel.keys)) {
       return &kernel;
     }
   }
@@ -93,7 +103,7 @@ AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
   result.mask = device_mask(mask);
   result.block_table = paged ? kv.block_table : nullptr;
   result.page_size = std::max(kv.page_size, 1);
-  result.box_keys = paged ? std::gcd(kv.page_size, kBlock) : kBlock;
+  result.box_keys = box_keys_of(kv);
   result.k_rows = paged_rows(kv.k, kv.page_stride);
   result.v_rows = paged_rows(kv.v, kv.page_stride);
   result.g_out = problem.out.data;
@@ -103,23 +113,27 @@ AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
   result.lse_stride = problem.q.tokens;
   const double scale =
       problem.softmax_scale.value_or(1.0f / std::sqrt(static_cast<float>(problem.q.head_dim)));
-  result.scale_log2 = static_cast<float>(scale * kLog2E);
+  result.scale_log2 = static_cast<float>(std::min(scale * kLog2E, double{FLT_MAX}));
   result.group = problem.q.heads / kv.k.heads;
   result.kv_heads = kv.k.heads;
   result.section = section_of(problem);
   result.tile_blocks = mask.q_blocks;
   result.interleaved = problem.grouping == HeadGrouping::kInterleaved;
 
-  const int32_t panels = kernel.head_dim / kernel.panel;
-  result.q_map = tensor_map(problem.q, {kernel.panel, panels, kBlock}, /*pages=*/1, 0);
-  if (kv_len(problem) > 0 && !kernel.small_pages) {
-    const int32_t rows = std::min(result.box_keys, kernel.keys);
-    const bool whole = rows == kernel.keys;  // else the panels of a tile are not contiguous
+  const BoxShape k_box = {kernel.panel, kernel.head_dim / kernel.panel,
+                          std::min(result.box_keys, kernel.keys)};
+  const BoxShape v_box = {kernel.v_panel, kernel.v_head_dim / kernel.v_panel, k_box.rows};
+  result.q_map = tensor_map(problem.q, {k_box.panel, k_box.panels, kBlock}, /*pages=*/1, 0);
+  if (kv_len(problem) == 0) return result;
+  if (kernel.copies == KeyCopies::kTiles) {
     const int64_t pages = paged ? kAnyPages : 1;
-    result.k_map =
-        tensor_map(kv.k, {kernel.panel, whole ? panels : 1, rows}, pages, kv.page_stride);
-    const int32_t v_panels = whole ? kernel.v_head_dim / kernel.v_panel : 1;
-    result.v_map = tensor_map(kv.v, {kernel.v_panel, v_panels, rows}, pages, kv.page_stride);
+    result.k_map = tensor_map(kv.k, k_box, pages, kv.page_stride);
+    result.v_map = tensor_map(kv.v, v_box, pages, kv.page_stride);
+  } else if (kernel.copies == KeyCopies::kPages) {
+    result.k_map = grouped_map(kv.k, k_box);
+    result.v_map = grouped_map(kv.v, v_box);
+    result.k_page_groups = static_cast<int32_t>(page_groups(kv.k, kv.page_stride));
+    result.v_page_groups = static_cast<int32_t>(page_groups(kv.v, kv.page_stride));
   }
   return result;
 }

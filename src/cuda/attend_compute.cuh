@@ -37,13 +37,18 @@ class Computer {
   __device__ void run() {
     if (Shape::kTakeTurns && group_ == 0) give_turn(/*to=*/0);
     while (true) {
-      wait(shared_.q_full[q_.stage], q_.parity);
-      work_ = &shared_.work[q_.stage];
+      wait(shared_.tile_full[tile_.stage()], tile_.full_parity());
+      work_ = &shared_.work[tile_.stage()];
       if (work_->steps < 0) break;
+      wait(shared_.q_full[q_.stage()], q_.full_parity());
       if (work_->steps > 0)
         attend_tile();
       else
         store_zeros();
+      release(shared_.q_empty[q_.stage()]);
+      q_.advance();
+      release(shared_.tile_empty[tile_.stage()]);
+      tile_.advance();
     }
   }
 
@@ -62,14 +67,15 @@ class Computer {
 
   // This group's rows of the Q tile.
   __device__ uint32_t s_q() const {
-    return shared_address(shared_.q[q_.stage]) + group_ * 64 * Q::kRowBytes;
+    return shared_address(shared_.q[q_.stage()]) + group_ * 64 * Q::kRowBytes;
   }
 
   // S = Q K^T, in flight.
   __device__ void start_scores(float (&r_s)[kKeys / 2]) {
     constexpr int kPerPanel = Q::kPanel / 16;
     const uint64_t q = matrix_descriptor<Q::kPanel>(s_q(), 16);
-    const uint64_t k = matrix_descriptor<K::kPanel>(shared_address(shared_.k[k_.stage]), 16);
+    const uint64_t k =
+        matrix_descriptor<K::kPanel>(shared_address(shared_.k[k_.stage()]), 16, K::kGroupBytes);
 #pragma unroll
     for (int n = 0; n < Shape::kHeadDim / 16; ++n) {
       const int panel = n / kPerPanel, in_panel = n % kPerPanel * 32 / 16;
@@ -82,11 +88,11 @@ class Computer {
 
   // O += P V, in flight.
   __device__ void start_output(float (&r_o)[kVHeadDim / 2], const uint32_t (&r_p)[kKeys / 4]) {
-    const uint64_t v =
-        matrix_descriptor<V::kPanel>(shared_address(shared_.v[v_.stage]), V::kPanelBytes);
+    const uint64_t v = matrix_descriptor<V::kPanel>(shared_address(shared_.v[v_.stage()]),
+                                                    V::kPanelBytes, V::kGroupBytes);
 #pragma unroll
     for (int n = 0; n < kKeys / 16; ++n) {
-      Wgmma<Element, kVHeadDim>::template rs<1>(r_o, r_p + 4 * n, v + n * (16 * V::kRowBytes >> 4),
+      Wgmma<Element, kVHeadDim>::template rs<1>(r_o, r_p + 4 * n, v + n * (2 * V::kGroupBytes >> 4),
                                                 /*keep=*/1);
     }
     wgmma_commit();
@@ -110,68 +116,104 @@ class Computer {
 
   __device__ void attend_tile() {
     const int32_t steps = work_->steps;
-    const float c = work_->scale_log2;
+    scale_log2_ = work_->scale_log2;
     float r_s[kKeys / 2];
-    uint32_t r_p[kKeys / 4];
+    uint32_t r_p[Shape::kReusesMax ? 2 : 1][kKeys / 4];
     float r_o[kVHeadDim / 2];
     RowState row;
     reset(row);
+    first_step(r_s, r_p[0], row);
+#pragma unroll
+    for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
+    if (steps > 1) wait(shared_.k_full[k_.stage()], k_.full_parity());
+    int32_t step = 1;
+    if constexpr (Shape::kReusesMax) {
+      static_assert(!kManySteps);
+      // Two sets of P change places, by name: registers have no index.
+#pragma unroll 1
+      for (; step + 1 < steps; step += 2) {
+        next_step(r_s, r_p[0], r_p[1], r_o, row, step, /*more=*/true);
+        next_step(r_s, r_p[1], r_p[0], r_o, row, step + 1, step + 2 < steps);
+      }
+      if (step < steps) {
+        next_step(r_s, r_p[0], r_p[1], r_o, row, step, /*more=*/false);
+        last_output(r_o, r_p[1]);
+      } else {
+        last_output(r_o, r_p[0]);
+      }
+    } else {
+#pragma unroll 1
+      for (; step < steps; ++step) {
+        next_step(r_s, r_p[0], r_p[0], r_o, row, step, step + 1 < steps);
+      }
+      last_output(r_o, r_p[0]);
+    }
+    store(r_o, row);
+  }
 
-    wait(shared_.k_full[k_.stage], k_.parity);
+  // P of the first step.
+  __device__ void first_step(float (&r_s)[kKeys / 2], uint32_t (&r_p)[kKeys / 4], RowState& row) {
+    wait(shared_.k_full[k_.stage()], k_.full_parity());
     pin(r_s);
     wgmma_fence();
     start_scores(r_s);
     wgmma_wait<0>();
     pin(r_s);
-    release(shared_.k_empty[k_.stage]);
+    release(shared_.k_empty[k_.stage()]);
     k_.advance();
     mask(r_s, 0);
-    softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, c);
+    softmax_step<kManySteps>(r_s, row, scale_log2_);
     pack_p<Element>(r_p, r_s);
-#pragma unroll
-    for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
-    if (steps > 1) wait(shared_.k_full[k_.stage], k_.parity);
-#pragma unroll 1
-    for (int32_t step = 1; step < steps; ++step) {
-      take_turn();
-      pin(r_s);
-      pin(r_o);
-      pin(r_p);
-      wgmma_fence();
-      start_scores(r_s);
-      wait(shared_.v_full[v_.stage], v_.parity);
-      wgmma_fence();
-      start_output(r_o, r_p);
-      give_turn(/*to=*/1 - group_);
-      wgmma_wait<1>();
-      pin(r_s);
-      release(shared_.k_empty[k_.stage]);
-      k_.advance();
-      if (kManySteps && step < Shape::kStepsPerBlock) mask(r_s, step);
-      softmax_step<Shape::kLazyRescale, kManySteps>(r_s, row, c);
-      // This wait is a branch, and has to stand here: without one, ptxas moves the wait for O below
-      // up, above the exponentials.
-      if (step + 1 < steps) wait(shared_.k_full[k_.stage], k_.parity);
-      finish_output(r_o, r_p);
-      pack_p<Element>(r_p, r_s);
-      rescale<Shape::kLazyRescale>(r_o, row);
+  }
+
+  // Output of the P before, and P of this step; both sets of P are the same unless kReusesMax.
+  // more: another step follows.
+  __device__ void next_step(float (&r_s)[kKeys / 2], uint32_t (&r_p)[kKeys / 4],
+                            uint32_t (&r_next_p)[kKeys / 4], float (&r_o)[kVHeadDim / 2],
+                            RowState& row, int32_t step, bool more) {
+    take_turn();
+    pin(r_s);
+    pin(r_o);
+    pin(r_p);
+    wgmma_fence();
+    start_scores(r_s);
+    wait(shared_.v_full[v_.stage()], v_.full_parity());
+    wgmma_fence();
+    start_output(r_o, r_p);
+    give_turn(/*to=*/1 - group_);
+    wgmma_wait<1>();
+    pin(r_s);
+    release(shared_.k_empty[k_.stage()]);
+    k_.advance();
+    if (kManySteps && step < Shape::kStepsPerBlock) mask(r_s, step);
+    bool rescales = true;
+    if constexpr (Shape::kReusesMax) {
+      rescales = softmax_step_reusing_max<Element>(r_next_p, r_s, row, scale_log2_);
+    } else {
+      softmax_step<kManySteps>(r_s, row, scale_log2_);
     }
-    wait(shared_.v_full[v_.stage], v_.parity);
+    // This wait is a branch, and has to stand here: without one, ptxas moves the wait for O below
+    // up, above the exponentials.
+    if (more) wait(shared_.k_full[k_.stage()], k_.full_parity());
+    finish_output(r_o, r_p);
+    if constexpr (!Shape::kReusesMax) pack_p<Element>(r_next_p, r_s);
+    if (rescales) rescale(r_o, row);
+  }
+
+  __device__ void last_output(float (&r_o)[kVHeadDim / 2], uint32_t (&r_p)[kKeys / 4]) {
+    wait(shared_.v_full[v_.stage()], v_.full_parity());
     pin(r_o);
     pin(r_p);
     wgmma_fence();
     start_output(r_o, r_p);
     finish_output(r_o, r_p);
-    store(r_o, row);
-    release(shared_.q_empty[q_.stage]);
-    q_.advance();
   }
 
   __device__ void finish_output(float (&r_o)[kVHeadDim / 2], uint32_t (&r_p)[kKeys / 4]) {
     wgmma_wait<0>();
     pin(r_o);
     pin(r_p);
-    release(shared_.v_empty[v_.stage]);
+    release(shared_.v_empty[v_.stage()]);
     v_.advance();
   }
 
@@ -183,8 +225,6 @@ class Computer {
     RowState row;
     reset(row);
     store(r_o, row);
-    release(shared_.q_empty[q_.stage]);
-    q_.advance();
   }
 
   // out = O / l through this group's rows of the Q tile, and lse = m + ln l.
@@ -237,6 +277,8 @@ class Computer {
   Shared& shared_;
   uint32_t group_, warp_, lane_;
   TileWork* work_ = nullptr;
+  float scale_log2_ = 0.0f;  // of the tile
+  Ring<Shape::kTileStages> tile_;
   Ring<Shape::kQStages> q_;
   Ring<Shape::kKStages> k_;
   Ring<Shape::kVStages> v_;

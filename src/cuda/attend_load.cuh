@@ -1,11 +1,13 @@
 #pragma once
 
-// The loading warps: take tiles from the call's counter, decode their mask rows from the diagonal
-// down, and keep the rings of Q, K and V filled. One warp does it all through TMA. Where pages hold
-// a few tokens only (kGather), four warps do, each a quarter of the rows, with one asynchronous
-// copy per 16 bytes: a bulk copy per token would take ten times as long as the products.
+// The loading warps keep the rings of K and V filled, block by block of the announced tile's row,
+// from the diagonal down. One warp does it all through TMA, with a copy per tile or per page. Where
+// pages hold a few tokens only (kGather), four warps do, each a quarter of the rows, with one
+// asynchronous copy per 16 bytes: a bulk copy per token would take ten times as long as the
+// products.
 
 #include "cuda/attend_problem.cuh"
+#include "cuda/attend_schedule.cuh"
 #include "cuda/attend_shape.cuh"
 #include "cuda/block_list.cuh"
 
@@ -19,65 +21,52 @@ class Loader {
 
  public:
   __device__ Loader(const AttendCall& call, Shared& shared)
-      : call_(call), shared_(shared), warp_(threadIdx.x / 32 % 4), lane_(threadIdx.x % 32) {
-    // The first pass over the rings finds them empty.
-    q_.parity = k_.parity = v_.parity = 1;
-  }
+      : shared_(shared),
+        warp_(threadIdx.x / 32 % 4),
+        lane_(threadIdx.x % 32),
+        scheduler_(call, shared) {}
 
   __device__ void run() {
-    int32_t taken = take_tile();
+    const auto wait_for = [this](Barrier& barrier, uint32_t parity) {
+      wait_empty(barrier, parity);
+    };
+    const bool schedules = !Shape::kHasScheduler && warp_ == 0;
+    if (schedules) scheduler_.start();
+    const AttendProblem* known = nullptr;
     while (true) {
-      const int32_t tile = share(taken);
-      if (tile >= call_.num_tiles) break;
-      taken = take_tile();  // its latency passes while this tile is loaded
-      load_tile(tile, taken);
-    }
-    finish_copies();
-    if (warp_ != 0) return;
-    wait(shared_.q_empty[q_.stage], q_.parity);
-    if (lane_ == 0) {
-      shared_.work[q_.stage].steps = -1;
-      arrive(shared_.q_full[q_.stage]);
+      finish_copies();  // the computing warps may be waiting for them, and not for a next tile
+      if (schedules) scheduler_.announce(wait_for);
+      wait(shared_.tile_full[tile_.stage()], tile_.full_parity());
+      const TileWork& work = shared_.work[tile_.stage()];
+      const AttendProblem& problem = *work.problem;
+      const TileId id = work.id;
+      const int32_t steps = work.steps;
+      release(shared_.tile_empty[tile_.stage()]);
+      tile_.advance();
+      if (steps < 0) break;
+      if (&problem != known && !kGather) {
+        acquire_map(&problem.k_map);
+        acquire_map(&problem.v_map);
+      }
+      known = &problem;
+      const KeySource source = key_source(problem, id.g);
+      BlockList blocks = blocks_of(problem, id, lane_);
+      int32_t key = steps > 0 ? first_key_of<Shape>(blocks.next()) : 0;
+      if (steps > 0) load_k(source, key);
+      if (schedules) scheduler_.load_q(wait_for);
+      for (int32_t step = 1; step <= steps; ++step) {
+        const int32_t previous = key;
+        if (step < steps) {
+          key = step % Shape::kStepsPerBlock != 0 ? key - Shape::kKeys
+                                                  : first_key_of<Shape>(blocks.next());
+          load_k(source, key);
+        }
+        load_v(source, previous);
+      }
     }
   }
 
  private:
-  // The next tile, in lane 0 of the first warp.
-  __device__ int32_t take_tile() {
-    return warp_ == 0 && lane_ == 0 ? atomicAdd(call_.next_tile, 1) : 0;
-  }
-
-  // The same tile in all lanes of all loading warps.
-  __device__ int32_t share(int32_t taken) {
-    if constexpr (kGather) {
-      finish_copies();  // the first warp may be waiting for a tile that needs them
-      share_slot_ ^= 1;
-      if (warp_ == 0 && lane_ == 0) shared_.taken[share_slot_] = taken;
-      named_barrier_sync(5, 32 * Shape::kLoadWarps);
-      return shared_.taken[share_slot_];
-    }
-    return __shfl_sync(kAllLanes, taken, 0);
-  }
-
-  // Tiles come in ascending order, so the search goes on from the last problem.
-  __device__ const AttendProblem& problem_of(int32_t tile) {
-    const int32_t before = problem_;
-    while (true) {
-      const int32_t n = problem_ + 1 + static_cast<int32_t>(lane_);
-      const bool begun = n < call_.num_problems && call_.problems[n].first_tile <= tile;
-      const int32_t passed = __popc(__ballot_sync(kAllLanes, begun));
-      problem_ += passed;
-      if (passed < 32) break;
-    }
-    const AttendProblem& problem = call_.problems[problem_];
-    if (problem_ != before) {
-      acquire_map(&problem.q_map);
-      acquire_map(&problem.k_map);
-      acquire_map(&problem.v_map);
-    }
-    return problem;
-  }
-
   // Where a tile's keys are: what the loop over steps needs, in registers.
   struct KeySource {
     const AttendProblem* problem;
@@ -100,101 +89,35 @@ class Loader {
                 problem.block_table != nullptr || problem.source.kv_len_device != nullptr};
   }
 
-  __device__ void load_tile(int32_t tile, int32_t taken) {
-    const AttendProblem& problem = problem_of(tile);
-    const TileId id = tile_in_problem(problem, tile - problem.first_tile);
-    if (id.i >= problem.lengths.q_blocks) return;  // the true q_len is shorter than its bound
-    const KeySource source = key_source(problem, id.g);
-    BlockList blocks(problem.mask.bits == nullptr ? nullptr : problem.mask.row(id.h, id.i),
-                     problem.lengths.causal_blocks(id.i), lane_);
-    const int32_t steps = blocks.count() * Shape::kStepsPerBlock;
-    // The first step has the last keys of the first block.
-    int32_t key = (steps > 0 ? blocks.next() : 0) * kBlock + kBlock - Shape::kKeys;
-    if (steps > 0) load_k(source, key);
-    post(problem, id, steps, key);
-    if constexpr (!kGather) prefetch_row(problem, share(taken));
-    for (int32_t step = 1; step <= steps; ++step) {
-      const int32_t previous = key;
-      if (step < steps) {
-        key = step % Shape::kStepsPerBlock != 0 ? key - Shape::kKeys
-                                                : blocks.next() * kBlock + kBlock - Shape::kKeys;
-        load_k(source, key);
-      }
-      load_v(source, previous);
-    }
-  }
-
-  // Brings the mask row of the tile after this one near: finding its first block would otherwise
-  // wait for memory, and the computing warps for that.
-  __device__ void prefetch_row(const AttendProblem& problem, int32_t tile) {
-    const int32_t n = tile - problem.first_tile;
-    if (problem.mask.bits == nullptr || n >= problem.kv_heads * problem.group * problem.tile_blocks)
-      return;
-    const TileId id = tile_in_problem(problem, n);
-    const int32_t word = ((problem.lengths.causal_blocks(id.i) - 1) >> 6) - static_cast<int>(lane_);
-    if (id.i < problem.lengths.q_blocks && word >= 0)
-      prefetch_l1(problem.mask.row(id.h, id.i) + word);
-  }
-
-  // Tells the computing warps, and loads Q.
-  __device__ void post(const AttendProblem& problem, TileId id, int32_t steps, int32_t first_key) {
-    if (warp_ != 0) return q_.advance();
-    if (!has_passed(shared_.q_empty[q_.stage], q_.parity)) {
-      finish_copies();  // nobody may wait for what is done
-      wait(shared_.q_empty[q_.stage], q_.parity);
-    }
-    if (lane_ == 0) {
-      const Lengths& lengths = problem.lengths;
-      const int64_t position = (lengths.first_q_block + id.i) * kBlock;
-      TileWork& work = shared_.work[q_.stage];
-      work.g_out =
-          static_cast<typename Shape::Element*>(problem.g_out) + id.h * problem.out_head_stride;
-      work.g_lse = problem.g_lse == nullptr ? nullptr : problem.g_lse + id.h * problem.lse_stride;
-      work.out_token_stride = problem.out_token_stride;
-      work.steps = steps;
-      work.first_row = static_cast<int32_t>(position - lengths.q_start);
-      work.q_len = static_cast<int32_t>(lengths.q_len);
-      work.diagonal = static_cast<int32_t>(min(position - first_key, int64_t{kBlock}));
-      work.tail = static_cast<int32_t>(min(lengths.kv_len - first_key, int64_t{kBlock}));
-      work.scale_log2 = problem.scale_log2;
-      Barrier& full = shared_.q_full[q_.stage];
-      if (steps > 0) {
-        arrive_expecting(full, Shape::Q::kBytes);
-        load_box(shared_address(shared_.q[q_.stage]), &problem.q_map, full,
-                 {0, work.first_row, /*panel=*/0, id.h, /*page=*/0}, kEvictFirst);
-      } else {
-        arrive(full);
-      }
-    }
-    __syncwarp();
-    q_.advance();
-  }
-
   __device__ void load_k(const KeySource& source, int32_t key) {
     const AttendProblem& problem = *source.problem;
-    const uint32_t s_tile = shared_address(shared_.k[k_.stage]);
-    Barrier& full = shared_.k_full[k_.stage];
-    Barrier& empty = shared_.k_empty[k_.stage];
+    const uint32_t s_tile = shared_address(shared_.k[k_.stage()]);
+    Barrier& full = shared_.k_full[k_.stage()];
+    Barrier& empty = shared_.k_empty[k_.stage()];
     if constexpr (kGather)
-      gather<typename Shape::K>(source, problem.k_rows, key, s_tile, full, empty, k_.parity);
+      gather<typename Shape::K>(source, problem.k_rows, key, s_tile, full, empty,
+                                k_.empty_parity());
     else
-      copy<typename Shape::K>(source, problem.k_map, key, s_tile, full, empty, k_.parity);
+      copy<typename Shape::K>(source, problem.k_map, problem.k_page_groups, key, s_tile, full,
+                              empty, k_.empty_parity());
     k_.advance();
   }
 
   __device__ void load_v(const KeySource& source, int32_t key) {
     const AttendProblem& problem = *source.problem;
-    const uint32_t s_tile = shared_address(shared_.v[v_.stage]);
-    Barrier& full = shared_.v_full[v_.stage];
-    Barrier& empty = shared_.v_empty[v_.stage];
+    const uint32_t s_tile = shared_address(shared_.v[v_.stage()]);
+    Barrier& full = shared_.v_full[v_.stage()];
+    Barrier& empty = shared_.v_empty[v_.stage()];
     if constexpr (kGather) {
-      gather<typename Shape::V>(source, problem.v_rows, key, s_tile, full, empty, v_.parity);
+      gather<typename Shape::V>(source, problem.v_rows, key, s_tile, full, empty,
+                                v_.empty_parity());
     } else if (source.kv_len - key >= Shape::kKeys || !source.memory_goes_on) {
-      copy<typename Shape::V>(source, problem.v_map, key, s_tile, full, empty, v_.parity);
+      copy<typename Shape::V>(source, problem.v_map, problem.v_page_groups, key, s_tile, full,
+                              empty, v_.empty_parity());
     } else {
       // P is 0 behind the last key, but 0 times NaN is not.
-      copy<typename Shape::V>(source, problem.v_map, key, s_tile, shared_.v_tail_landed, empty,
-                              v_.parity);
+      copy<typename Shape::V>(source, problem.v_map, problem.v_page_groups, key, s_tile,
+                              shared_.v_tail_landed, empty, v_.empty_parity());
       wait(shared_.v_tail_landed, v_tail_parity_);
       v_tail_parity_ ^= 1;
       zero_rows(s_tile, max(source.kv_len - key, 0));
@@ -215,47 +138,42 @@ class Loader {
 
   // Rows [key, key + kKeys) of K or V through TMA. Waits until the stage is empty.
   template <typename Layout>
-  __device__ void copy(const KeySource& source, const CUtensorMap& map, int32_t key,
-                       uint32_t s_tile, Barrier& full, Barrier& empty, uint32_t parity) {
+  __device__ void copy(const KeySource& source, const CUtensorMap& map, int32_t page_groups,
+                       int32_t key, uint32_t s_tile, Barrier& full, Barrier& empty,
+                       uint32_t parity) {
     const int32_t lane = static_cast<int32_t>(lane_);
-    const bool one_box = source.box_keys == Shape::kKeys;
-    // Looked up before the wait, which hides the latency.
-    const Place mine = place_of(source, one_box ? key : key + lane * source.box_keys);
-    wait(empty, parity);
-    if (one_box) {
+    if constexpr (Shape::kKeyCopies == KeyCopies::kTiles) {
+      const Place place = place_of(source, key);  // before the wait, which hides the latency
+      wait(empty, parity);
       if (lane == 0) {
         arrive_expecting(full, Layout::kBytes);
-        load_box(s_tile, &map, full, {0, mine.token, /*panel=*/0, source.g, mine.page}, kEvictLast);
+        load_box(s_tile, &map, full, {{0, place.token, /*panel=*/0, source.g, place.page}},
+                 kEvictLast);
       }
+    } else {
+      // One copy per page, each by a lane; nothing behind kv_len.
+      const Place place = place_of(source, key + lane * source.box_keys);
+      wait(empty, parity);
+      const int32_t keys = max(0, min(Shape::kKeys, source.kv_len - key));
+      const int32_t boxes = (keys + source.box_keys - 1) / source.box_keys;
+      const uint32_t box_bytes = source.box_keys / 8 * Layout::kGroupBytes;
+      if (lane == 0) arrive_expecting(full, boxes * box_bytes);
       __syncwarp();
-      return;
-    }
-    // Small pages: one copy per panel and page, in all lanes; nothing behind kv_len.
-    const int32_t keys = max(0, min(Shape::kKeys, source.kv_len - key));
-    const int32_t boxes = (keys + source.box_keys - 1) / source.box_keys;
-    const uint32_t box_bytes = source.box_keys * Layout::kRowBytes;
-    if (lane == 0) arrive_expecting(full, boxes * box_bytes * Layout::kPanels);
-    __syncwarp();
-    for (int32_t n = lane; n < boxes; n += 32) {
-      const Place place = n < 32 ? mine : place_of(source, key + n * source.box_keys);
-      for (int32_t panel = 0; panel < Layout::kPanels; ++panel) {
-        load_box(s_tile + panel * Layout::kPanelBytes + n * box_bytes, &map, full,
-                 {0, place.token, panel, source.g, place.page}, kEvictLast);
+      if (lane < boxes) {
+        const int32_t group = place.page * page_groups + place.token / 8;
+        load_box(s_tile + lane * box_bytes, &map, full,
+                 {{0, /*row=*/0, /*panel=*/0, group, source.g}}, kEvictLast);
       }
     }
     __syncwarp();
   }
 
-  // Rows [begin, kKeys) of a V tile: a row's bytes stay in the row whatever the swizzle.
+  // Rows [begin, kKeys) of a V tile.
   __device__ void zero_rows(uint32_t s_tile, int32_t begin) {
     using V = typename Shape::V;
-    constexpr uint32_t kStep = 32 * 16;
-    for (int panel = 0; panel < V::kPanels; ++panel) {
-      const uint32_t s_panel = s_tile + panel * V::kPanelBytes;
-      for (uint32_t at = begin * V::kRowBytes + lane_ * 16; at < V::kPanelBytes; at += kStep) {
-        store_shared(s_panel + at, uint4{0, 0, 0, 0});
-      }
-    }
+    constexpr int kChunks = V::kPanels * V::kPanel / 8;
+    for (int at = begin * kChunks + static_cast<int>(lane_); at < Shape::kKeys * kChunks; at += 32)
+      store_shared(chunk_address<V>(s_tile, at / kChunks, at % kChunks), uint4{0, 0, 0, 0});
   }
 
   // This warp's quarter of the rows from any pages; rows behind kv_len become zeros.
@@ -272,10 +190,7 @@ class Loader {
     const auto* mine = static_cast<const Element*>(rows.g_data) + place.page * rows.page_stride +
                        place.token * rows.token_stride + source.g * rows.head_stride;
     const auto address = my_key < source.kv_len ? reinterpret_cast<uint64_t>(mine) : 0;
-    if (!__all_sync(kAllLanes, has_passed(empty, parity))) {
-      finish_copies();  // nobody may wait for what is done
-      wait(empty, parity);
-    }
+    wait_empty(empty, parity);
 #pragma unroll 4
     for (int n = 0; n < kRows * kChunks / 32; ++n) {
       const int at = n * 32 + static_cast<int>(lane_), row = at / kChunks, chunk = at % kChunks;
@@ -289,6 +204,17 @@ class Loader {
       announce(*unfinished_);
     }
     unfinished_ = &full;
+  }
+
+  __device__ void wait_empty(Barrier& empty, uint32_t parity) {
+    if (kGather && __all_sync(kAllLanes, has_passed(empty, parity))) return;
+    finish_copies();  // nobody may wait for what is done
+    wait(empty, parity);
+  }
+
+  __device__ void release(Barrier& empty) {
+    __syncwarp();
+    if (lane_ == 0) arrive(empty);
   }
 
   __device__ void announce(Barrier& full) {
@@ -307,15 +233,13 @@ class Loader {
     }
   }
 
-  const AttendCall& call_;
   Shared& shared_;
   uint32_t warp_, lane_;
-  int32_t problem_ = -1;
-  Ring<Shape::kQStages> q_;
+  Scheduler<Shape> scheduler_;  // used by the first warp where no other schedules
+  Ring<Shape::kTileStages> tile_;
   Ring<Shape::kKStages> k_;
   Ring<Shape::kVStages> v_;
   uint32_t v_tail_parity_ = 0;
-  uint32_t share_slot_ = 0;
   Barrier* unfinished_ = nullptr;  // of the copies that nobody knows of yet
 };
 

@@ -17,9 +17,15 @@ struct PagedRows {
   int64_t token_stride, head_stride, page_stride;
 };
 
+// How keys and values reach shared memory.
+enum class KeyCopies : uint8_t {
+  kTiles,  // a copy per tile: contiguous tensors, pages of whole tiles
+  kPages,  // a copy per page, or per part of one that tiles have in common
+  kRows,   // 16 bytes at a time: pages of a few tokens
+};
+
 struct alignas(128) AttendProblem {
-  // [pages, heads, panels, tokens, channels of a panel]; contiguous tensors are one page.
-  CUtensorMap q_map, k_map, v_map;
+  CUtensorMap q_map, k_map, v_map;  // tensor_map.h has the dimensions
 
   LengthSource source;
   Lengths lengths;  // filled in by prepare_attend
@@ -27,6 +33,8 @@ struct alignas(128) AttendProblem {
   const int32_t* block_table;  // [pages of this problem], or null: contiguous
   int32_t page_size;
   int32_t box_keys;  // tokens that one copy from k or v brings: divides page_size and kBlock
+  int32_t k_page_groups, v_page_groups;  // KeyCopies::kPages: groups of eight tokens from a page to
+                                         // the next
   PagedRows k_rows, v_rows;
   void* g_out;                                // [q_len, heads, v.head_dim]
   int64_t out_token_stride, out_head_stride;  // elements

@@ -6,18 +6,26 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/attend_problem.cuh"
 #include "cuda/tile.cuh"
 
 namespace flexprefill::internal::cuda {
 
-// A tile in shared memory as TMA writes it: [panel][row][channels of a panel], rows swizzled.
-template <int kRowCount, int kHeadDim>
+// A tile in shared memory: rows of a panel's channels, swizzled in groups of eight.
+//   kByPanel   [panel][group][8 rows]: one copy of a tensor's box of kRowCount rows
+//   kByGroup   [group][panel][8 rows]: copies of fewer rows, each with all panels, lie side by side
+enum class TileOrder { kByPanel, kByGroup };
+
+template <int kRowCount, int kHeadDim, TileOrder kOrder = TileOrder::kByPanel>
 struct TileLayout {
   static constexpr int kPanel = kHeadDim % 64 == 0 ? 64 : 32;  // channels: rows of 128 or 64 bytes
   static constexpr int kPanels = kHeadDim / kPanel;
   static constexpr uint32_t kRowBytes = kPanel * 2;
-  static constexpr uint32_t kPanelBytes = kRowCount * kRowBytes;
-  static constexpr uint32_t kBytes = kPanels * kPanelBytes;
+  static constexpr uint32_t kBytes = kRowCount * kPanels * kRowBytes;
+  // From one panel, and from one group, to the next.
+  static constexpr bool kByPanel = kOrder == TileOrder::kByPanel;
+  static constexpr uint32_t kPanelBytes = (kByPanel ? kRowCount : 8) * kRowBytes;
+  static constexpr uint32_t kGroupBytes = (kByPanel ? 1 : kPanels) * 8 * kRowBytes;
 };
 
 // Address of the 16 bytes from channel 8 * chunk on of a row.
@@ -25,16 +33,20 @@ template <typename Layout>
 __device__ inline uint32_t chunk_address(uint32_t s_tile, int row, int chunk) {
   constexpr int kChunks = Layout::kPanel / 8;
   const int swizzle = Layout::kPanel == 64 ? row & 7 : (row >> 1) & 3;
-  return s_tile + (chunk / kChunks) * Layout::kPanelBytes + row * Layout::kRowBytes +
-         (((chunk % kChunks) ^ swizzle) << 4);
+  return s_tile + (chunk / kChunks) * Layout::kPanelBytes + (row / 8) * Layout::kGroupBytes +
+         (row % 8) * Layout::kRowBytes + (((chunk % kChunks) ^ swizzle) << 4);
 }
 
-// What the loading warp tells the computing warps about a tile.
+// What the scheduling warp announces about a tile.
 struct TileWork {
+  // For the loading warps.
+  const AttendProblem* problem;
+  TileId id;
+  int32_t steps;  // key steps; -1: no more tiles
+  // For the computing warps.
   void* g_out;   // row of query 0
   float* g_lse;  // of query 0, or null
   int64_t out_token_stride;
-  int32_t steps;      // key steps; -1: no more tiles
   int32_t first_row;  // query of the tile's first row; negative where the block begins before the
                       // queries
   int32_t q_len;
@@ -43,12 +55,12 @@ struct TileWork {
   float scale_log2;
 };
 
-template <typename ElementType, int kQkHeadDim, int kOutHeadDim, bool kSmallPages>
+template <typename ElementType, int kQkHeadDim, int kOutHeadDim, KeyCopies kCopies>
 struct AttendShape {
   using Element = ElementType;
   static constexpr int kHeadDim = kQkHeadDim, kVHeadDim = kOutHeadDim;
-  // K and V come from pages that do not hold whole tiles.
-  static constexpr bool kGather = kSmallPages;
+  static constexpr KeyCopies kKeyCopies = kCopies;
+  static constexpr bool kGather = kKeyCopies == KeyCopies::kRows;
   static constexpr int kRows = 128;  // queries of a tile: two groups of 64
   // Keys of a step. Above a head dim of 128 (output), the sums of O and S no longer fit beside P.
   static constexpr int kKeys = kVHeadDim > 128 ? 64 : 128;
@@ -56,13 +68,15 @@ struct AttendShape {
   // The two groups take turns with the tensor cores, so that one's softmax hides behind the other's
   // products. Narrow heads have more softmax than products, and lose by waiting for their turn.
   static constexpr bool kTakeTurns = kHeadDim > 64;
-  // A vote is cheaper than the multiplications of a wide O, and saves power; of a narrow O it is
-  // not.
-  static constexpr bool kLazyRescale = kHeadDim > 64;
+  // Where registers are left for S beside two sets of P, most steps do without the maximum of S
+  // (softmax.cuh).
+  static constexpr bool kReusesMax = kVHeadDim < 128 || (kHeadDim == 128 && !kGather);
 
   using Q = TileLayout<kRows, kHeadDim>;
-  using K = TileLayout<kKeys, kHeadDim>;
-  using V = TileLayout<kKeys, kVHeadDim>;
+  static constexpr TileOrder kOrder =
+      kKeyCopies == KeyCopies::kPages ? TileOrder::kByGroup : TileOrder::kByPanel;
+  using K = TileLayout<kKeys, kHeadDim, kOrder>;
+  using V = TileLayout<kKeys, kVHeadDim, kOrder>;
 
   static constexpr uint32_t kSharedLimit = 227 * 1024 - 2048;  // less barriers and alignment
   static constexpr int kQStages = kHeadDim > 128 ? 1 : 2;
@@ -75,26 +89,29 @@ struct AttendShape {
 
   static constexpr int kGroups = 2;  // of 4 warps that compute
   static constexpr int kComputeThreads = kGroups * 128;
-  static constexpr int kThreads = kComputeThreads + 128;  // one more group, of which one warp loads
-  // Arrivals at k_full and v_full: one per loading warp.
   static constexpr int kLoadWarps = kGather ? 4 : 1;
-  // The launch gives 168 registers to each of 384 threads. Computing needs 190 at a head dim of 128
-  // and 202 at 256.
-  static constexpr int kLoadRegisters = kGather ? 88 : 72;
-  static constexpr int kComputeRegisters = kGather ? 208 : 216;
+  // A warp of its own finds the next tile, whose latencies would delay loads. Where all four load,
+  // the first does.
+  static constexpr bool kHasScheduler = !kGather;
+  static constexpr int kThreads = kComputeThreads + 128;
+  // Registers are given to groups of four warps, of the 168 that 384 threads start with.
+  static constexpr int kLoadRegisters = kReusesMax && kVHeadDim == 128 ? 56 : 72;
+  static constexpr int kComputeRegisters =
+      (168 * kThreads - 128 * kLoadRegisters) / kComputeThreads;
 
-  // Barriers are named by their event. "full": one arrival of each loading
-  // warp, and the bytes of the copy. "empty": one
-  // arrival of every computing warp.
+  static constexpr int kTileStages = 2;  // the tile that is computed, and the next
+
+  // Barriers are named by their event. "full": one arrival of each warp that writes, and the bytes
+  // of the copy. "empty": one arrival of every warp that reads.
   struct Shared {
     alignas(1024) std::byte q[kQStages][Q::kBytes];  // O leaves through it as well
     alignas(1024) std::byte k[kKStages][K::kBytes];
     alignas(1024) std::byte v[kVStages][V::kBytes];
-    TileWork work[kQStages];
+    TileWork work[kTileStages];
+    Barrier tile_full[kTileStages], tile_empty[kTileStages];
     Barrier q_full[kQStages], q_empty[kQStages];
     Barrier k_full[kKStages], k_empty[kKStages];
     Barrier v_full[kVStages], v_empty[kVStages];
-    int32_t taken[2];       // tile numbers on their way to all loading warps
     Barrier v_tail_landed;  // the copy of a V tile that the loading warp completes with zeros
   };
   static constexpr size_t kSharedBytes = sizeof(Shared) + 1024;  // aligned by hand

@@ -1,7 +1,9 @@
 // The attend kernel of Hopper: one block of threads per multiprocessor takes tiles (128 queries of
-// a head) until none is left. One warp loads (attend_load.cuh), eight compute (attend_compute.cuh).
+// a head) until none is left. One warp finds the next tile (attend_schedule.cuh), one loads
+// (attend_load.cuh), eight compute (attend_compute.cuh).
 //
-//   load     K0 Q  K1 V0 K2 V1 ...            rings of stages, "full" and "empty" per stage
+//   schedule tile, Q      next tile, Q         rings of stages, "full" and "empty" per stage
+//   load     K0  K1 V0 K2 V1 ...
 //   group 0     S0 softmax S1 O0 softmax ...
 //   group 1        S0 softmax ...              the groups take turns issuing their products
 
@@ -9,6 +11,7 @@
 
 #include "cuda/attend_compute.cuh"
 #include "cuda/attend_load.cuh"
+#include "cuda/attend_schedule.cuh"
 #include "cuda/attend_shape.cuh"
 #include "cuda/launch.cuh"
 
@@ -18,6 +21,10 @@ namespace {
 template <typename Shape>
 __device__ void init_barriers(typename Shape::Shared& shared) {
   constexpr uint32_t kWarps = Shape::kComputeThreads / 32;
+  for (int n = 0; n < Shape::kTileStages; ++n) {
+    init(shared.tile_full[n], 1);
+    init(shared.tile_empty[n], kWarps + Shape::kLoadWarps);
+  }
   for (int n = 0; n < Shape::kQStages; ++n) {
     init(shared.q_full[n], 1);
     init(shared.q_empty[n], kWarps);
@@ -44,8 +51,11 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   __syncthreads();
   if (threadIdx.x >= Shape::kComputeThreads) {
     shrink_registers<Shape::kLoadRegisters>();
-    if (threadIdx.x < Shape::kComputeThreads + 32 * Shape::kLoadWarps)
+    const uint32_t warp = (threadIdx.x - Shape::kComputeThreads) / 32;
+    if (warp < Shape::kLoadWarps)
       Loader<Shape>(call, shared).run();
+    else if (Shape::kHasScheduler && warp == Shape::kLoadWarps)
+      Scheduler<Shape>(call, shared).run();
   } else {
     grow_registers<Shape::kComputeRegisters>();
     Computer<Shape>(shared).run();
@@ -69,38 +79,50 @@ void launch_attend(const AttendCall& call, cudaStream_t stream) {
          call);
 }
 
-template <typename Element, int kHeadDim, int kVHeadDim, bool kSmallPages>
+template <typename Element, int kHeadDim, int kVHeadDim, KeyCopies kCopies>
 constexpr AttendKernel kernel(DType dtype) {
-  using Shape = AttendShape<Element, kHeadDim, kVHeadDim, kSmallPages>;
-  return {dtype,        kHeadDim,         kVHeadDim,        kSmallPages,
+  using Shape = AttendShape<Element, kHeadDim, kVHeadDim, kCopies>;
+  return {dtype,        kHeadDim,         kVHeadDim,        kCopies,
           Shape::kKeys, Shape::K::kPanel, Shape::V::kPanel, launch_attend<Shape>};
 }
 
 constexpr AttendKernel kKernels[] = {
-    kernel<__nv_bfloat16, 64, 64, false>(DType::kBF16),
-    kernel<__half, 64, 64, false>(DType::kF16),
-    kernel<__nv_bfloat16, 96, 96, false>(DType::kBF16),
-    kernel<__half, 96, 96, false>(DType::kF16),
-    kernel<__nv_bfloat16, 128, 128, false>(DType::kBF16),
-    kernel<__half, 128, 128, false>(DType::kF16),
-    kernel<__nv_bfloat16, 192, 128, false>(DType::kBF16),
-    kernel<__half, 192, 128, false>(DType::kF16),
-    kernel<__nv_bfloat16, 192, 192, false>(DType::kBF16),
-    kernel<__half, 192, 192, false>(DType::kF16),
-    kernel<__nv_bfloat16, 256, 256, false>(DType::kBF16),
-    kernel<__half, 256, 256, false>(DType::kF16),
-    kernel<__nv_bfloat16, 64, 64, true>(DType::kBF16),
-    kernel<__half, 64, 64, true>(DType::kF16),
-    kernel<__nv_bfloat16, 96, 96, true>(DType::kBF16),
-    kernel<__half, 96, 96, true>(DType::kF16),
-    kernel<__nv_bfloat16, 128, 128, true>(DType::kBF16),
-    kernel<__half, 128, 128, true>(DType::kF16),
-    kernel<__nv_bfloat16, 192, 128, true>(DType::kBF16),
-    kernel<__half, 192, 128, true>(DType::kF16),
-    kernel<__nv_bfloat16, 192, 192, true>(DType::kBF16),
-    kernel<__half, 192, 192, true>(DType::kF16),
-    kernel<__nv_bfloat16, 256, 256, true>(DType::kBF16),
-    kernel<__half, 256, 256, true>(DType::kF16),
+    kernel<__nv_bfloat16, 64, 64, KeyCopies::kTiles>(DType::kBF16),
+    kernel<__half, 64, 64, KeyCopies::kTiles>(DType::kF16),
+    kernel<__nv_bfloat16, 96, 96, KeyCopies::kTiles>(DType::kBF16),
+    kernel<__half, 96, 96, KeyCopies::kTiles>(DType::kF16),
+    kernel<__nv_bfloat16, 128, 128, KeyCopies::kTiles>(DType::kBF16),
+    kernel<__half, 128, 128, KeyCopies::kTiles>(DType::kF16),
+    kernel<__nv_bfloat16, 192, 128, KeyCopies::kTiles>(DType::kBF16),
+    kernel<__half, 192, 128, KeyCopies::kTiles>(DType::kF16),
+    kernel<__nv_bfloat16, 192, 192, KeyCopies::kTiles>(DType::kBF16),
+    kernel<__half, 192, 192, KeyCopies::kTiles>(DType::kF16),
+    kernel<__nv_bfloat16, 256, 256, KeyCopies::kTiles>(DType::kBF16),
+    kernel<__half, 256, 256, KeyCopies::kTiles>(DType::kF16),
+    kernel<__nv_bfloat16, 64, 64, KeyCopies::kPages>(DType::kBF16),
+    kernel<__half, 64, 64, KeyCopies::kPages>(DType::kF16),
+    kernel<__nv_bfloat16, 96, 96, KeyCopies::kPages>(DType::kBF16),
+    kernel<__half, 96, 96, KeyCopies::kPages>(DType::kF16),
+    kernel<__nv_bfloat16, 128, 128, KeyCopies::kPages>(DType::kBF16),
+    kernel<__half, 128, 128, KeyCopies::kPages>(DType::kF16),
+    kernel<__nv_bfloat16, 192, 128, KeyCopies::kPages>(DType::kBF16),
+    kernel<__half, 192, 128, KeyCopies::kPages>(DType::kF16),
+    kernel<__nv_bfloat16, 192, 192, KeyCopies::kPages>(DType::kBF16),
+    kernel<__half, 192, 192, KeyCopies::kPages>(DType::kF16),
+    kernel<__nv_bfloat16, 256, 256, KeyCopies::kPages>(DType::kBF16),
+    kernel<__half, 256, 256, KeyCopies::kPages>(DType::kF16),
+    kernel<__nv_bfloat16, 64, 64, KeyCopies::kRows>(DType::kBF16),
+    kernel<__half, 64, 64, KeyCopies::kRows>(DType::kF16),
+    kernel<__nv_bfloat16, 96, 96, KeyCopies::kRows>(DType::kBF16),
+    kernel<__half, 96, 96, KeyCopies::kRows>(DType::kF16),
+    kernel<__nv_bfloat16, 128, 128, KeyCopies::kRows>(DType::kBF16),
+    kernel<__half, 128, 128, KeyCopies::kRows>(DType::kF16),
+    kernel<__nv_bfloat16, 192, 128, KeyCopies::kRows>(DType::kBF16),
+    kernel<__half, 192, 128, KeyCopies::kRows>(DType::kF16),
+    kernel<__nv_bfloat16, 192, 192, KeyCopies::kRows>(DType::kBF16),
+    kernel<__half, 192, 192, KeyCopies::kRows>(DType::kF16),
+    kernel<__nv_bfloat16, 256, 256, KeyCopies::kRows>(DType::kBF16),
+    kernel<__half, 256, 256, KeyCopies::kRows>(DType::kF16),
 };
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace flexprefill::internal::cuda {
 struct AttendKernel {
   DType dtype;
   int32_t head_dim, v_head_dim;
-  bool small_pages;        // for pages that do not hold whole tiles
+  KeyCopies copies;
   int32_t keys;            // of a K or V tile
   int32_t panel, v_panel;  // channels of a panel of Q and K, and of V
   // Launches on the current device.

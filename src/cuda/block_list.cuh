@@ -13,16 +13,16 @@ class BlockList {
  public:
   // g_row may be null: every block below `end`.
   __device__ BlockList(const uint64_t* g_row, int32_t end, uint32_t lane)
-      : g_row_(g_row), end_(end), lane_(lane), top_((end - 1) >> 6) {
-    int32_t count = 0;
-    for (int32_t top = top_; top >= 0; top -= 32) count += __popcll(load(top));
-    count_ = static_cast<int32_t>(__reduce_add_sync(kAllLanes, static_cast<uint32_t>(count)));
-    word_ = load(top_);
+      : g_row_(g_row), end_(end), lane_(lane), top_((end - 1) >> 6), word_(load(top_)) {}
+
+  // How many blocks there are; before the first next().
+  __device__ int32_t count() const {
+    int32_t count = __popcll(word_);
+    for (int32_t top = top_ - 32; top >= 0; top -= 32) count += __popcll(load(top));
+    return static_cast<int32_t>(__reduce_add_sync(kAllLanes, static_cast<uint32_t>(count)));
   }
 
-  __device__ int32_t count() const { return count_; }
-
-  // The next block; at most count() times.
+  // The next block; at most as often as there are blocks.
   __device__ int32_t next() {
     while (current_ == 0) {
       const uint32_t left = __ballot_sync(kAllLanes, word_ != 0);
@@ -58,7 +58,6 @@ class BlockList {
   uint64_t word_;
   uint64_t current_ = 0;  // what is left of the word being read, the same in all lanes
   int32_t current_index_ = 0;
-  int32_t count_;
 };
 
 }  // namespace flexprefill::internal::cuda

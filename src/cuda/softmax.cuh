@@ -4,6 +4,9 @@
 //
 //   m' = max(m, max S);  P = 2^(c S - c m');  alpha = 2^(c m - c m');  l = l alpha + sum P
 //
+// m is lazy: while it grew by less than 8 (log2) it is kept, so that O needs no correction; P then
+// stays below 2^8.
+//
 // A thread holds two rows, 8 apart: register n belongs to row (n / 2) % 2, column
 // 8 (n / 4) + 2 (lane % 4) + n % 2 of its tile. c = softmax_scale log2(e).
 
@@ -15,9 +18,10 @@
 namespace flexprefill::internal::cuda {
 
 struct RowState {
-  float m[2];      // largest score so far (lazily: at most 2^8 too small), not scaled
-  float l[2];      // this thread's part of the sum of P
-  float alpha[2];  // what the last step did to O and l
+  float m[2];         // largest score so far (lazily), not scaled
+  float minus_mc[2];  // -c m, rounded once: every use must be the same number
+  float l[2];         // this thread's part of the sum of P
+  float alpha[2];     // what the last step did to O and l
 };
 
 // -inf where the column lies behind last[row], which counts from this thread's first column.
@@ -28,6 +32,9 @@ __device__ inline void mask_scores(float (&r_s)[kCount], const int32_t (&last)[2
     if ((n >> 2) * 8 + (n & 1) > last[(n >> 1) & 1]) r_s[n] = -INFINITY;
   }
 }
+
+// How far, in log2, a score may exceed m before m follows.
+constexpr float kMaxGrowth = 8.0f;
 
 // One maximum per row over the four threads that share it.
 __device__ inline float max_of_row(float m) {
@@ -46,9 +53,8 @@ __device__ inline void reset(RowState& row) {
   row.l[0] = row.l[1] = 0.0f;
 }
 
-// Scores become P in place. kLazy: a maximum that grew by less than 8 (log2) is kept, so that O
-// needs no correction; P then stays below 2^8. kMayBeMasked: a row may have seen no key yet.
-template <bool kLazy, bool kMayBeMasked, int kCount>
+// Scores become P in place. kMayBeMasked: a row may have seen no key yet.
+template <bool kMayBeMasked, int kCount>
 __device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c) {
   // Four chains per row: one chain of kCount / 2 dependent maxima would cost its latency.
   float part[8];
@@ -58,23 +64,49 @@ __device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c
   for (int n = 8; n < kCount; ++n) part[n & 7] = fmaxf(part[n & 7], r_s[n]);
   float m[2] = {fmaxf(fmaxf(part[0], part[1]), fmaxf(part[4], part[5])),
                 fmaxf(fmaxf(part[2], part[3]), fmaxf(part[6], part[7]))};
-  float minus_mc[2];  // rounded once: every use of c m must be the same number
+  bool huge[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     m[r] = max_of_row(fmaxf(m[r], row.m[r]));
-    if (kLazy && (m[r] - row.m[r]) * c <= 8.0f) m[r] = row.m[r];
-    minus_mc[r] = kMayBeMasked && m[r] == -INFINITY ? 0.0f : -__fmul_rn(m[r], c);
-    row.alpha[r] = exp2_approx(__fmul_rn(row.m[r], c) + minus_mc[r]);
-    row.m[r] = m[r];
+    if ((m[r] - row.m[r]) * c <= kMaxGrowth) m[r] = row.m[r];
+    const float minus_mc = kMayBeMasked && m[r] == -INFINITY ? 0.0f : -__fmul_rn(m[r], c);
+    row.alpha[r] = exp2_approx(__fmul_rn(row.m[r], c) + minus_mc);
+    row.minus_mc[r] = minus_mc;
+    // c S - c m in one operation is off by the rounding of c m. A row's P share that factor, so it
+    // does no harm as long as it is small.
+    huge[r] = fabsf(minus_mc) > 0x1p14f;
+  }
+  if (__any_sync(~0u, huge[0] || huge[1])) {
+    // The other rows of the warp get the same bits as below.
+    const float shift[2] = {huge[0] ? m[0] : 0.0f, huge[1] ? m[1] : 0.0f};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (!huge[r]) continue;
+      row.alpha[r] = m[r] == row.m[r] ? 1.0f : exp2_approx((row.m[r] - m[r]) * c);
+      row.minus_mc[r] = 0.0f;
+    }
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+      const int r = (n >> 1) & 1;
+      r_s[n] = fmaf(r_s[n] - shift[r], c, row.minus_mc[r]);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (huge[r]) row.minus_mc[r] = NAN;  // softmax_step_reusing_max() has to come here
+    }
+  } else {
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) r_s[n] = fmaf(r_s[n], c, row.minus_mc[(n >> 1) & 1]);
   }
   float sum[4];
 #pragma unroll
   for (int n = 0; n < kCount; ++n) {
-    r_s[n] = exp2_approx(fmaf(r_s[n], c, minus_mc[(n >> 1) & 1]));
+    r_s[n] = exp2_approx(r_s[n]);
     sum[n & 3] = n < 4 ? r_s[n] : sum[n & 3] + r_s[n];
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
+    row.m[r] = m[r];
     row.l[r] = fmaf(row.l[r], row.alpha[r], sum[2 * r] + sum[2 * r + 1]);
   }
 }
@@ -87,9 +119,42 @@ __device__ inline void pack_p(uint32_t (&r_p)[kCount / 2], const float (&r_s)[kC
   for (int n = 0; n < kCount / 2; ++n) r_p[n] = pack<Element>(r_s[2 * n], r_s[2 * n + 1]);
 }
 
-template <bool kLazy, int kCount>
+// The same without a maximum while no P comes near 2^8 with the one known, which their sums show;
+// r_s stays for the case that one does. Whether O has to be rescaled. A row's result depends on
+// nothing but the row: where the sum is small, softmax_step() would keep m and find the same P.
+template <typename Element, int kCount>
+__device__ inline bool softmax_step_reusing_max(uint32_t (&r_p)[kCount / 2], float (&r_s)[kCount],
+                                                RowState& row, float c) {
+  float sum[4];
+#pragma unroll
+  for (int n = 0; n < kCount / 2; ++n) {
+    float p[2];
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      p[k] = exp2_approx(fmaf(r_s[2 * n + k], c, row.minus_mc[n & 1]));
+      float& to = sum[(n & 1) * 2 + k];
+      to = n < 2 ? p[k] : to + p[k];
+    }
+    r_p[n] = pack<Element>(p[0], p[1]);
+  }
+  const float sums[2] = {sum[0] + sum[1], sum[2] + sum[3]};
+  constexpr float kEnough = 0x1p8f;  // 2^kMaxGrowth
+  // Not (a <= b): so that NaN counts as too much.
+  if (__any_sync(~0u, !(sums[0] <= kEnough) || !(sums[1] <= kEnough))) {
+    softmax_step</*kMayBeMasked=*/false>(r_s, row, c);
+    pack_p<Element>(r_p, r_s);
+    return true;
+  }
+  row.l[0] += sums[0];
+  row.l[1] += sums[1];
+  return false;
+}
+
+// O after a step that may have changed m. A vote is cheaper than the multiplications, and saves
+// power.
+template <int kCount>
 __device__ inline void rescale(float (&r_o)[kCount], const RowState& row) {
-  if (kLazy && !__any_sync(~0u, row.alpha[0] != 1.0f || row.alpha[1] != 1.0f)) return;
+  if (!__any_sync(~0u, row.alpha[0] != 1.0f || row.alpha[1] != 1.0f)) return;
 #pragma unroll
   for (int n = 0; n < kCount; ++n) r_o[n] *= row.alpha[(n >> 1) & 1];
 }

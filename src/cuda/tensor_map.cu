@@ -3,6 +3,7 @@
 #include <cudaTypedefs.h>
 
 #include <algorithm>
+#include <array>
 
 #include "cuda/check.h"
 
@@ -40,6 +41,38 @@ std::string stride_why_not(const std::string& name, int64_t extent, int64_t stri
          ": it takes strides that are multiples of 16 bytes, from 16 bytes to below 1 TiB";
 }
 
+struct Dimension {
+  int64_t extent, stride;  // elements
+  int32_t box;
+};
+
+CUtensorMap encode(const HeadView& view, const BoxShape& box,
+                   const std::array<Dimension, 5>& dimensions) {
+  const int64_t element_bytes = dtype_bytes(view.dtype);
+  cuuint64_t extents[5], strides[4];
+  cuuint32_t boxes[5];
+  for (size_t d = 0; d < 5; ++d) {
+    const auto& [extent, stride, box_extent] = dimensions[d];
+    extents[d] = static_cast<cuuint64_t>(extent);
+    boxes[d] = static_cast<cuuint32_t>(box_extent);
+    // The stride of a dimension of one element is never used, but has to be a legal one.
+    if (d > 0) strides[d - 1] = static_cast<cuuint64_t>(extent > 1 ? stride * element_bytes : 16);
+  }
+  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
+  CUtensorMap map;
+  const CUresult result =
+      encode_function()(&map,
+                        view.dtype == DType::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                  : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                        5, view.data, extents, strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                        box.panel == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    throw Error("cuTensorMapEncodeTiled failed: CUresult " + std::to_string(result));
+  }
+  return map;
+}
+
 }  // namespace
 
 std::string view_why_not(const std::string& name, const HeadView& view) {
@@ -60,35 +93,24 @@ std::string view_why_not(const std::string& name, const HeadView& view) {
 
 CUtensorMap tensor_map(const HeadView& view, const BoxShape& box, int64_t pages,
                        int64_t page_stride) {
-  const auto element_bytes = static_cast<cuuint64_t>(dtype_bytes(view.dtype));
-  const auto panels = static_cast<cuuint64_t>(view.head_dim / box.panel);
-  // The stride of a dimension of one element is never used, but has to be a legal one.
-  const auto stride = [&](int64_t extent, int64_t elements) {
-    return extent > 1 ? static_cast<cuuint64_t>(elements) * element_bytes : cuuint64_t{16};
-  };
-  const cuuint64_t extents[5] = {static_cast<cuuint64_t>(box.panel),
-                                 static_cast<cuuint64_t>(std::max<int64_t>(view.tokens, 1)), panels,
-                                 static_cast<cuuint64_t>(view.heads),
-                                 static_cast<cuuint64_t>(pages)};
-  const cuuint64_t strides[4] = {stride(view.tokens, view.token_stride),
-                                 static_cast<cuuint64_t>(box.panel) * element_bytes,
-                                 stride(view.heads, view.head_stride), stride(pages, page_stride)};
-  const cuuint32_t box_extents[5] = {static_cast<cuuint32_t>(box.panel),
-                                     static_cast<cuuint32_t>(box.rows),
-                                     static_cast<cuuint32_t>(box.panels), 1, 1};
-  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  CUtensorMap map;
-  const CUresult result = encode_function()(
-      &map,
-      view.dtype == DType::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-      5, view.data, extents, strides, box_extents, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      box.panel == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    throw Error("cuTensorMapEncodeTiled failed: CUresult " + std::to_string(result));
-  }
-  return map;
+  const int64_t panels = view.head_dim / box.panel;
+  return encode(view, box,
+                {{{box.panel, 1, box.panel},
+                  {std::max<int64_t>(view.tokens, 1), view.token_stride, box.rows},
+                  {panels, box.panel, box.panels},
+                  {view.heads, view.head_stride, 1},
+                  {pages, page_stride, 1}}});
+}
+
+CUtensorMap grouped_map(const HeadView& view, const BoxShape& box) {
+  constexpr int64_t kAnyGroups = int64_t{1} << 31;  // the size of the pool is not known
+  const int64_t panels = view.head_dim / box.panel;
+  return encode(view, box,
+                {{{box.panel, 1, box.panel},
+                  {8, view.token_stride, 8},
+                  {panels, box.panel, box.panels},
+                  {kAnyGroups, 8 * view.token_stride, box.rows / 8},
+                  {view.heads, view.head_stride, 1}}});
 }
 
 }  // namespace flexprefill::internal::cuda

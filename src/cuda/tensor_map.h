@@ -26,4 +26,14 @@ struct BoxShape {
 CUtensorMap tensor_map(const HeadView& view, const BoxShape& box, int64_t pages,
                        int64_t page_stride);
 
+// Over [heads, groups of eight tokens, panels, 8, channels]: a box comes in TileOrder::kByGroup.
+// All pages are one row of groups, page_groups() from each to the next.
+CUtensorMap grouped_map(const HeadView& view, const BoxShape& box);
+
+// 0 where pages do not begin a whole number of groups apart.
+inline int64_t page_groups(const HeadView& view, int64_t page_stride) {
+  const int64_t group_stride = 8 * view.token_stride;
+  return group_stride > 0 && page_stride % group_stride == 0 ? page_stride / group_stride : 0;
+}
+
 }  // namespace flexprefill::internal::cuda

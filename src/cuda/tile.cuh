@@ -7,6 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <bit>
 #include <cstdint>
 
 namespace flexprefill::internal::cuda {
@@ -56,18 +57,36 @@ __device__ inline void wait(Barrier& barrier, uint32_t parity) {
   }
 }
 
-// The stage of a ring of buffers and the parity of its barriers.
+// Where a role is in a ring of buffers: the stage, and the parity of its barriers' phase.
 template <int kStages>
-struct Ring {
-  uint32_t stage = 0;
-  uint32_t parity = 0;
-
+class Ring {
+ public:
+  __device__ uint32_t stage() const { return stage_; }
+  __device__ uint32_t full_parity() const { return parity_; }
+  // The first pass over a ring finds it empty.
+  __device__ uint32_t empty_parity() const { return parity_ ^ 1; }
   __device__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
+    if (++stage_ == kStages) {
+      stage_ = 0;
+      parity_ ^= 1;
     }
   }
+
+ private:
+  uint32_t stage_ = 0, parity_ = 0;
+};
+
+// One register for both.
+template <int kStages>
+requires(std::has_single_bit(unsigned{kStages})) class Ring<kStages> {
+ public:
+  __device__ uint32_t stage() const { return count_ % kStages; }
+  __device__ uint32_t full_parity() const { return count_ / kStages % 2; }
+  __device__ uint32_t empty_parity() const { return full_parity() ^ 1; }
+  __device__ void advance() { ++count_; }
+
+ private:
+  uint32_t count_ = 0;
 };
 
 // ---- TMA ----
@@ -84,18 +103,19 @@ __device__ inline void release_maps() {
   asm volatile("fence.proxy.tensormap::generic.release.gpu;" ::: "memory");
 }
 
+// Of the first element, in the dimensions of the map; the first is the channel.
 struct BoxStart {
-  int32_t channel, token, panel, head, page;
+  int32_t at[5];
 };
 
 // Copies a box to shared memory; its bytes count at the barrier. Out of bounds reads as zero.
 __device__ inline void load_box(uint32_t s_to, const CUtensorMap* map, Barrier& barrier,
-                                BoxStart at, uint64_t hint) {
+                                BoxStart start, uint64_t hint) {
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
       ".L2::cache_hint [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(s_to),
-      "l"(map), "r"(shared_address(&barrier)), "r"(at.channel), "r"(at.token), "r"(at.panel),
-      "r"(at.head), "r"(at.page), "l"(hint)
+      "l"(map), "r"(shared_address(&barrier)), "r"(start.at[0]), "r"(start.at[1]), "r"(start.at[2]),
+      "r"(start.at[3]), "r"(start.at[4]), "l"(hint)
       : "memory");
 }
 // ---- asynchronous copies of 16 bytes ----

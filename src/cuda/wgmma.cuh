@@ -19,12 +19,12 @@ namespace flexprefill::internal::cuda {
 // start is aligned to eight rows, or lies a multiple of 32 bytes behind such a place.
 //   stride: from eight rows to the next eight;  lead: from one panel to the next (MN-major only).
 template <int kPanel>
-__device__ inline uint64_t matrix_descriptor(uint32_t address, uint32_t lead_bytes) {
+__device__ inline uint64_t matrix_descriptor(uint32_t address, uint32_t lead_bytes,
+                                             uint32_t stride_bytes = 8 * kPanel * 2) {
   static_assert(kPanel == 64 || kPanel == 32);
-  constexpr uint64_t kStride = 8 * kPanel * 2;
   constexpr uint64_t kSwizzle = kPanel == 64 ? 1 : 2;
   return uint64_t{(address & 0x3ffff) >> 4} | (uint64_t{lead_bytes >> 4} << 16) |
-         ((kStride >> 4) << 32) | (kSwizzle << 62);
+         (uint64_t{stride_bytes >> 4} << 32) | (kSwizzle << 62);
 }
 
 // Orders the registers of a wgmma before it reads or adds to them.
