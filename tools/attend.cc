@@ -1,8 +1,8 @@
 // `flexprefill attend`: plan() and attend() on the tensors q, k, v of a safetensors file.
 
-#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <iostream>
 #include <limits>
 #include <memory>
@@ -15,6 +15,7 @@
 #include "tools/commands.h"
 #include "tools/options.h"
 #include "tools/output.h"
+#include "tools/place.h"
 #include "tools/signals.h"
 
 namespace flexprefill::tools {
@@ -105,14 +106,12 @@ KeptMass kept_mass(const float* masked, const float* dense, int64_t q_len) {
   return kept;
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 std::vector<KeptMass> check_all_rows(AttentionProblem problem, const Output& masked,
                                      const Context& context) {
   const Output dense = allocate_output(problem);
-  attend(problem, block_grid(problem), AttendOptions{}, context);
+  const PlacedProblem placed(problem, context.backend);
+  attend(placed.problem(), block_grid(problem), AttendOptions{}, context);
+  placed.fetch_results();
   std::vector<KeptMass> kept;
   for (int32_t h = 0; h < problem.q.heads; ++h) {
     const int64_t first = h * problem.q.tokens;
@@ -121,32 +120,30 @@ std::vector<KeptMass> check_all_rows(AttentionProblem problem, const Output& mas
   return kept;
 }
 
-AttendResult plan_and_attend(AttentionProblem& problem, const Policy& policy, Context context,
-                             std::vector<uint64_t>& workspace, bool check) {
-  const size_t bytes = workspace_bytes(problem, policy, context);
-  workspace.resize(bytes / sizeof(uint64_t) + 1);
-  context.workspace = workspace.data();
-  context.workspace_bytes = bytes;
+AttendResult plan_and_attend(AttentionProblem& problem, const Policy& policy,
+                             const Context& context, bool check) {
   AttendResult result;
   result.output = allocate_output(problem);
-  auto start = std::chrono::steady_clock::now();
-  result.plan = plan(problem, policy, context);
-  result.plan_seconds = seconds_since(start);
-  start = std::chrono::steady_clock::now();
-  attend(problem, result.plan, AttendOptions{}, context);
-  result.attend_seconds = seconds_since(start);
-  // The plan lies in the workspace: the second call gets its own.
-  if (check) {
-    std::vector<uint64_t> second(workspace.size());
-    context.workspace = second.data();
-    result.kept = check_all_rows(problem, result.output, context);
-  }
+  const PlacedProblem placed(problem, context.backend);
+  const Workspace workspace(placed.problem(), policy, context);
+  Plan plan;
+  const std::function<void()> parts[] = {
+      [&] { plan = flexprefill::plan(placed.problem(), policy, workspace.context()); },
+      [&] { attend(placed.problem(), plan, AttendOptions{}, workspace.context()); }};
+  const std::vector<double> seconds = seconds_of_parts(context.backend, parts);
+  result.plan_seconds = seconds[0];
+  result.attend_seconds = seconds[1];
+  placed.fetch_results();
+  result.backend = plan.backend;
+  result.reports = read_reports(plan, /*p=*/0, workspace.context());
+  result.mask = host_mask(plan, workspace.context(), result.bits);
+  if (check) result.kept = check_all_rows(problem, result.output, workspace.context());
   return result;
 }
 
 void write_result(const OutputFile& file, const AttendResult& result,
                   const AttentionProblem& problem, TensorType type) {
-  const BlockMask& mask = result.plan.masks[0];
+  const BlockMask& mask = result.mask;
   const std::vector<uint8_t> bytes = to_bytes(mask);
   const int64_t heads = problem.q.heads;
   const runtime::TensorToWrite tensors[] = {
@@ -187,10 +184,9 @@ void attend_file(const AttendArguments& arguments) {
   if (arguments.app->count("--q-start") > 0) problem.q_start = arguments.q_start;
   if (arguments.app->count("--softmax-scale") > 0) problem.softmax_scale = arguments.softmax_scale;
 
-  std::vector<uint64_t> workspace;
   AttendResult result;
   try {
-    result = plan_and_attend(problem, policy, context, workspace, arguments.check);
+    result = plan_and_attend(problem, policy, context, arguments.check);
   } catch (const Error& e) {
     rethrow_for_options(arguments, e);
   }
@@ -230,7 +226,7 @@ Action add_attend(CLI::App& app) {
                     "Also compute dense attention and report the true kept mass of all rows");
   command->add_option("--json", arguments->json, "Write the report there; - is stdout")
       ->type_name("FILE|-");
-  arguments->policy.add_to(*command);
+  arguments->policy.add_to(*command, /*gpu=*/true);
   command->footer(
       "Example:\n"
       "  flexprefill attend --input qkv.safetensors --output result.safetensors --gamma 0.95 "

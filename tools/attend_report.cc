@@ -21,7 +21,7 @@ double lowest_coverage(std::span<const HeadReport> reports) {
 }
 
 std::string report_text(const AttendResult& result, const Policy& policy, int64_t q_len) {
-  const std::span<const HeadReport> reports = result.plan.report();
+  const std::span<const HeadReport> reports = result.reports;
   Table table;
   std::vector<std::string> head_line = {"head",     "pattern",  "kept",       "causal",
                                         "computed", "coverage", "lowest row", "divergence"};
@@ -48,10 +48,10 @@ std::string report_text(const AttendResult& result, const Policy& policy, int64_
     if (report.budget_limited) limited += " " + std::to_string(h);
   }
   std::string text = std::to_string(q_len) + " query tokens, " + describe(policy) + ", backend " +
-                     std::string(result.plan.backend->name()) + "\n\n" + table.text() + "\n";
+                     std::string(result.backend->name()) + "\n\n" + table.text() + "\n";
   if (!limited.empty())
     text += "--max-budget ended the selection below gamma in heads" + limited + "\n";
-  text += "computed " + percent(computed_share(result.plan.masks[0])) + ", lowest coverage " +
+  text += "computed " + percent(computed_share(result.mask)) + ", lowest coverage " +
           fixed(lowest_coverage(reports), 4) + ", plan " + seconds(result.plan_seconds) +
           ", attend " + seconds(result.attend_seconds) + "\n";
   return text;
@@ -59,7 +59,7 @@ std::string report_text(const AttendResult& result, const Policy& policy, int64_
 
 Json report_json(const AttendResult& result, const std::string& policy_name,
                  const AttentionProblem& problem) {
-  const std::span<const HeadReport> reports = result.plan.report();
+  const std::span<const HeadReport> reports = result.reports;
   Json heads = Json::array();
   for (size_t h = 0; h < reports.size(); ++h) {
     const HeadReport& report = reports[h];
@@ -85,9 +85,9 @@ Json report_json(const AttendResult& result, const std::string& policy_name,
           {"q_start", q_start(problem)},
           {"plan_seconds", result.plan_seconds},
           {"attend_seconds", result.attend_seconds},
-          {"computed_share", computed_share(result.plan.masks[0])},
+          {"computed_share", computed_share(result.mask)},
           {"coverage_min", lowest_coverage(reports)},
-          {"backend", result.plan.backend->name()},
+          {"backend", result.backend->name()},
           {"policy", policy_name},
           {"heads", heads}};
 }

@@ -27,7 +27,10 @@ struct Output {
 };
 
 struct AttendResult {
-  Plan plan;
+  const Backend* backend = nullptr;
+  std::vector<HeadReport> reports;  // [heads]
+  std::vector<uint64_t> bits;       // of the mask
+  BlockMask mask;                   // in host memory
   Output output;
   std::vector<KeptMass> kept;  // [heads], with --check
   double plan_seconds = 0.0;

@@ -7,6 +7,7 @@
 
 #include "tools/commands.h"
 #include "tools/format.h"
+#include "tools/place.h"
 
 namespace flexprefill::tools {
 namespace {
@@ -35,11 +36,8 @@ std::string backend_names() {
 
 // The library checks its arguments; one key and one query are enough to have it look.
 void check_by_library(const Policy& policy, const Context& context) {
-  float value = 0.0f;
-  AttentionProblem problem;
-  problem.q = problem.kv.k = problem.kv.v = problem.out =
-      head_view(&value, DType::kF32, /*tokens=*/1, /*heads=*/1, /*head_dim=*/1);
-  workspace_bytes(problem, policy, context);
+  const bool host = !host_backends().empty();
+  workspace_bytes(one_token_problem(host ? Device{} : kFirstGpu), policy, context);
 }
 
 CLI::Validator whole_number(int64_t minimum, int64_t maximum, const std::string& rule) {
@@ -55,7 +53,7 @@ CLI::Validator whole_number(int64_t minimum, int64_t maximum, const std::string&
 
 }  // namespace
 
-void PolicyOptions::add_to(CLI::App& app) {
+void PolicyOptions::add_to(CLI::App& app, bool gpu) {
   app_ = &app;
   const char* group = "Policy (which blocks of the attention matrix are computed)";
   app.add_option("--policy", policy_, "flex, dense or a-shape (sink and local window)")
@@ -98,12 +96,15 @@ void PolicyOptions::add_to(CLI::App& app) {
       ->type_name("TOKENS")
       ->capture_default_str()
       ->group(group);
-  add_place_to(app);
+  add_place_to(app, gpu);
 }
 
-void PolicyOptions::add_place_to(CLI::App& app) {
+void PolicyOptions::add_place_to(CLI::App& app, bool gpu) {
   app_ = &app;
-  app.add_option("--backend", backend_, "auto (the fastest that can), ref or cpu")
+  gpu_ = gpu;
+  app.add_option("--backend", backend_,
+                 gpu ? "auto (the fastest on the CPU), ref, cpu, or cuda: the first GPU"
+                     : "auto (the fastest that can), ref or cpu")
       ->type_name("NAME")
       ->capture_default_str()
       ->group("Where it runs");
@@ -158,25 +159,34 @@ Context PolicyOptions::context() const {
   } catch (const Error& e) {
     throw UsageError("--threads " + std::to_string(threads_) + ": " + e.what());
   }
-  if (backend_ == "auto") return context;
+  if (backend_ != "auto") context.backend = &named_backend();
+  return context;
+}
+
+const Backend& PolicyOptions::named_backend() const {
+  const std::string choice = "--backend " + backend_ + ": ";
   for (const Backend* backend : host_backends()) {
-    if (backend->name() == backend_) context.backend = backend;
+    if (backend->name() == backend_) return *backend;
   }
-  if (context.backend != nullptr) return context;
-  if (find_backend(backend_) != nullptr)
-    throw UsageError(
-        "--backend " + backend_ +
-        ": it computes on tensors in its device's memory, and this command's are in the "
-        "host's; choose from " +
-        backend_names());
-  throw UsageError("--backend " + backend_ + ": this program has " + backend_names());
+  const Backend* const other = find_backend(backend_);
+  if (other == nullptr) {
+    if (gpu_ && backend_ == "cuda" && !built_with_cuda())
+      throw UsageError(choice + "this program was built without CUDA; choose from " +
+                       backend_names());
+    throw UsageError(choice + "this program has " + backend_names());
+  }
+  if (!gpu_)
+    throw UsageError(choice +
+                     "it computes on tensors in its device's memory, and this command's are in the "
+                     "host's; choose from " +
+                     backend_names());
+  if (const std::string why = gpu_why_not(*other); !why.empty())
+    throw UsageError(choice + why + "; choose from " + backend_names());
+  return *other;
 }
 
 std::vector<const Backend*> host_backends() {
-  uint16_t value[64] = {};
-  AttentionProblem problem;
-  problem.q = problem.kv.k = problem.kv.v = problem.out =
-      head_view(value, DType::kBF16, /*tokens=*/1, /*heads=*/1, /*head_dim=*/64);
+  const AttentionProblem problem = one_token_problem(Device{});
   const Policy policy = Dense{};
   std::vector<const Backend*> host;
   for (const Backend* backend : backends()) {

@@ -15,8 +15,9 @@ namespace flexprefill::tools {
 // --backend --threads
 class PolicyOptions {
  public:
-  void add_to(CLI::App& app);
-  void add_place_to(CLI::App& app);  // --backend and --threads alone
+  // `gpu`: the command copies its tensors to where the backend takes them (tools/place.h).
+  void add_to(CLI::App& app, bool gpu = false);
+  void add_place_to(CLI::App& app, bool gpu = false);  // --backend and --threads alone
 
   // Whether an option that chooses or shapes the policy was given.
   bool given() const;
@@ -30,6 +31,7 @@ class PolicyOptions {
 
  private:
   void refuse_foreign_options() const;
+  const Backend& named_backend() const;
 
   const CLI::App* app_ = nullptr;
   std::string policy_ = "flex";
@@ -39,6 +41,7 @@ class PolicyOptions {
   AShape a_shape_;
   int64_t max_budget_ = 0;
   int threads_ = 0;
+  bool gpu_ = false;
 };
 
 // The policy in words, with its parameters: for tables and pages.

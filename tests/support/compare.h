@@ -25,7 +25,7 @@ Tolerance tolerance(DType dtype, int64_t kv_len, double max_logit = 8.0);
 Tolerance lse_tolerance(int64_t kv_len, double max_logit = 8.0);
 
 // Names the number of mismatches and the worst of them.
-testing::AssertionResult all_close(std::span<const float> actual, std::span<const float> expected,
-                                   Tolerance tolerance);
+::testing::AssertionResult all_close(std::span<const float> actual, std::span<const float> expected,
+                                     Tolerance tolerance);
 
 }  // namespace flexprefill::test

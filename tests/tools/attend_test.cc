@@ -3,14 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <random>
 
 #include "flexprefill/flexprefill.h"
 #include "runtime/safetensors.h"
+#include "tensors.h"
 #include "tests/support/host_backends.h"
 #include "tool.h"
 
@@ -31,30 +30,6 @@ constexpr int32_t kHeadDim = 8;
 constexpr int32_t kValueDim = 6;
 const std::string kBest(test::host_backends().front()->name());
 
-struct Tensor {
-  std::vector<int64_t> shape;
-  std::vector<char> bytes;
-};
-
-// Gaussian values in f32 or bf16.
-Tensor random_tensor(std::vector<int64_t> shape, TensorType type, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  Tensor tensor{std::move(shape), {}};
-  int64_t elements = 1;
-  for (const int64_t n : tensor.shape) elements *= n;
-  for (int64_t n = 0; n < elements; ++n) {
-    const uint32_t bits = std::bit_cast<uint32_t>(1.5f * normal(random));
-    const char* data = reinterpret_cast<const char*>(&bits);
-    if (type == TensorType::kBF16) {  // little endian: the upper half
-      tensor.bytes.insert(tensor.bytes.end(), data + 2, data + 4);
-    } else {
-      tensor.bytes.insert(tensor.bytes.end(), data, data + 4);
-    }
-  }
-  return tensor;
-}
-
 // q, k and v of one problem, on disk and in memory.
 class AttendTest : public ::testing::Test {
  protected:
@@ -66,10 +41,7 @@ class AttendTest : public ::testing::Test {
   }
 
   void write_input(TensorType type) {
-    runtime::write_safetensors(
-        input_, std::vector<runtime::TensorToWrite>{{"q", type, q_.shape, q_.bytes.data()},
-                                                    {"k", type, k_.shape, k_.bytes.data()},
-                                                    {"v", type, v_.shape, v_.bytes.data()}});
+    write_qkv(input_, type, q_, k_, v_);
     dtype_ = type == TensorType::kBF16 ? DType::kBF16 : DType::kF32;
   }
 

@@ -1,26 +1,13 @@
 #include "tools/bench/attention.h"
 
-#include <cstddef>
 #include <memory>
+
+#include "tools/place.h"
 
 namespace flexprefill::tools {
 namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
-// A context with a workspace of its own for one policy.
-struct Workspace {
-  Workspace(const AttentionProblem& problem, const Policy& policy, const Context& base)
-      : memory(workspace_bytes(problem, policy, base)), context(base) {
-    context.workspace = memory.data();
-    context.workspace_bytes = memory.size();
-  }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-
-  std::vector<std::byte> memory;
-  Context context;
-};
 
 double flops_per_pair(const AttentionProblem& problem) {  // q . k and p v, two operations each
   return 2.0 * (problem.kv.k.head_dim + problem.kv.v.head_dim);
@@ -53,24 +40,27 @@ double key_bytes(const AttentionProblem& problem) {
 // Something that is measured, and the rows that come of it.
 class Entry {
  public:
-  explicit Entry(const Inputs& inputs) : problem_(inputs.problem) {}
+  explicit Entry(const AttentionProblem& problem) : problem_(problem) {}
   virtual ~Entry() = default;
   virtual std::vector<double> run() = 0;
   virtual void add_rows(const Measured& measured, std::vector<Row>& rows) const = 0;
 
  protected:
-  const AttentionProblem& problem_;
+  const AttentionProblem& problem_;  // where the backend computes
 };
 
 class MaskEntry : public Entry {
  public:
-  MaskEntry(const Inputs& inputs, double density, const Context& context)
-      : Entry(inputs), density_(density), workspace_(problem_, Dense{}, context) {
+  MaskEntry(const AttentionProblem& problem, double density, const Context& context)
+      : Entry(problem), density_(density), workspace_(problem_, Dense{}, context) {
     mask_ = density < 1.0 ? random_mask(problem_, density, bits_) : block_grid(problem_);
+    placed_ = placed_mask(mask_, context.backend, placed_bits_);
   }
 
   std::vector<double> run() override {
-    return {seconds_of([&] { attend(problem_, mask_, {}, workspace_.context); })};
+    const std::function<void()> parts[] = {
+        [&] { attend(problem_, placed_, {}, workspace_.context()); }};
+    return seconds_of_parts(workspace_.context().backend, parts);
   }
 
   void add_rows(const Measured& measured, std::vector<Row>& rows) const override {
@@ -91,25 +81,30 @@ class MaskEntry : public Entry {
   double density_;
   Workspace workspace_;
   std::vector<uint64_t> bits_;
-  BlockMask mask_;
+  BlockMask mask_;  // in host memory
+  Memory placed_bits_;
+  BlockMask placed_;
 };
 
 class PolicyEntry : public Entry {
  public:
-  PolicyEntry(const Inputs& inputs, std::string name, const Policy& policy, const Context& context)
-      : Entry(inputs),
+  PolicyEntry(const AttentionProblem& problem, std::string name, const Policy& policy,
+              const Context& context)
+      : Entry(problem),
         name_(std::move(name)),
         policy_(policy),
         workspace_(problem_, policy, context) {}
 
   std::vector<double> run() override {
-    const double plan_seconds =
-        seconds_of([&] { plan_ = plan(problem_, policy_, workspace_.context); });
-    return {plan_seconds, seconds_of([&] { attend(problem_, plan_, {}, workspace_.context); })};
+    const Context& context = workspace_.context();
+    const std::function<void()> parts[] = {[&] { plan_ = plan(problem_, policy_, context); },
+                                           [&] { attend(problem_, plan_, {}, context); }};
+    return seconds_of_parts(context.backend, parts);
   }
 
   void add_rows(const Measured& measured, std::vector<Row>& rows) const override {
-    const BlockMask& mask = plan_.masks[0];
+    std::vector<uint64_t> bits;
+    const BlockMask mask = host_mask(plan_, workspace_.context(), bits);
     Row planned, attended, total;
     planned.name = "plan " + name_;
     planned.seconds = measured.parts[0];
@@ -138,16 +133,17 @@ class PolicyEntry : public Entry {
 nlohmann::ordered_json fields_of(const Inputs& inputs, const Context& context,
                                  const Backend& backend) {
   const Shape& shape = inputs.shape;
-  return {{"backend", backend.name()},
-          {"description", backend.description()},
-          {"threads", thread_count(context.threads)},
-          {"dtype", to_string(shape.dtype)},
-          {"heads", shape.heads},
-          {"kv_heads", shape.kv_heads},
-          {"head_dim", shape.head_dim},
-          {"v_head_dim", shape.v_head_dim},
-          {"q_len", shape.q_len},
-          {"kv_len", shape.kv_len}};
+  nlohmann::ordered_json fields = {{"backend", backend.name()},
+                                   {"description", backend.description()}};
+  if (!on_gpu(&backend)) fields["threads"] = thread_count(context.threads);
+  fields.update({{"dtype", to_string(shape.dtype)},
+                 {"heads", shape.heads},
+                 {"kv_heads", shape.kv_heads},
+                 {"head_dim", shape.head_dim},
+                 {"v_head_dim", shape.v_head_dim},
+                 {"q_len", shape.q_len},
+                 {"kv_len", shape.kv_len}});
+  return fields;
 }
 
 }  // namespace
@@ -167,14 +163,16 @@ CaseResult measure_attention(const Inputs& inputs, const AttentionWork& work, co
   Context context = setup.context;
   const Backend& backend = backend_of(inputs.problem, Dense{}, context);
   context.backend = &backend;
+  const PlacedProblem placed(inputs.problem, &backend);
+  const AttentionProblem& problem = placed.problem();
   std::vector<std::unique_ptr<Entry>> entries;
-  if (work.dense) entries.push_back(std::make_unique<MaskEntry>(inputs, 1.0, context));
+  if (work.dense) entries.push_back(std::make_unique<MaskEntry>(problem, 1.0, context));
   for (const double density : work.densities)
-    entries.push_back(std::make_unique<MaskEntry>(inputs, density, context));
+    entries.push_back(std::make_unique<MaskEntry>(problem, density, context));
   for (const auto& [name, policy] : work.policies) {
-    const std::string why = backend.why_not(inputs.problem, std::span(&policy, 1), {});
+    const std::string why = backend.why_not(problem, std::span(&policy, 1), {});
     if (why.empty()) {
-      entries.push_back(std::make_unique<PolicyEntry>(inputs, name, policy, context));
+      entries.push_back(std::make_unique<PolicyEntry>(problem, name, policy, context));
     } else if (work.policies.size() == 1) {
       throw Error(why);
     }
@@ -201,7 +199,7 @@ CaseResult measure_attention(const Inputs& inputs, const AttentionWork& work, co
 ThreadComparison compare_threads(const Inputs& inputs, const Setup& setup) {
   Context one = setup.context;
   one.threads = 1;
-  MaskEntry single(inputs, 1.0, one), team(inputs, 1.0, setup.context);
+  MaskEntry single(inputs.problem, 1.0, one), team(inputs.problem, 1.0, setup.context);
   std::vector<std::byte> results[2];
   const std::vector<Work> works = {[&] {
                                      auto parts = single.run();

@@ -30,6 +30,7 @@ Action add_bench(CLI::App& app) {
   command->require_subcommand(0, 1);
   command->footer(
       "Times are medians after a warm-up, with minimum and maximum; measure on an idle machine.\n"
+      "On a GPU they lie between events, each run queued behind an untimed one.\n"
       "`flexprefill bench COMMAND --help` explains the options of a command.");
   const std::vector<std::pair<std::string, Action>> actions = {
       {"peak", add_bench_peak(*command)},

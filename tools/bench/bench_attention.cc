@@ -4,6 +4,7 @@
 
 #include "tools/bench/bench_commands.h"
 #include "tools/bench/bench_options.h"
+#include "tools/place.h"
 
 namespace flexprefill::tools {
 namespace {
@@ -18,10 +19,12 @@ struct AttentionArguments {
 
 std::vector<CaseResult> measure_all(const ProblemOptions& problem, const AttentionWork& work,
                                     const Setup& setup) {
+  const Backend* const backend = setup.context.backend;
+  const std::string gpu = on_gpu(backend) ? ", " + backend->description() : "";
   std::vector<CaseResult> results;
   problem.for_each(setup.context, [&](const std::string& title, const Inputs& inputs) {
     results.push_back(measure_attention(inputs, work, setup));
-    results.back().title = title;
+    results.back().title = title + gpu;
   });
   return results;
 }
@@ -98,7 +101,7 @@ Action add_bench_attention(CLI::App& bench) {
       ->group("Problem");
   command->add_flag("--no-dense", arguments->no_dense,
                     "Leave out the dense baseline of --density and --policy");
-  arguments->policy.add_to(*command);
+  arguments->policy.add_to(*command, /*gpu=*/true);
   command->get_option("--policy")->default_str("");
   arguments->measure.add_to(*command);
   command->footer(
@@ -113,7 +116,7 @@ Action add_bench_plan(CLI::App& bench) {
       "plan", "plan() with both rules beside the dense attention that it saves");
   auto arguments = std::make_shared<PlanArguments>();
   arguments->problem.add_to(*command);
-  arguments->policy.add_to(*command);
+  arguments->policy.add_to(*command, /*gpu=*/true);
   command->get_option("--rule")->default_str("both");
   arguments->measure.add_to(*command);
   command->footer(
