@@ -70,6 +70,18 @@ TEST_F(BenchModel, LayersAreProblems) {
   EXPECT_THAT(result.err, HasSubstr("--layer 8, expected a layer of the model, [0, 7]"));
 }
 
+TEST_F(BenchModel, LayersSideBySideAreOneProblem) {
+  const ToolResult result = bench({"plan", "--q-len", "64", "--kv-len", "3000", "--heads", "32",
+                                   "--kv-heads", "8", "--repeats", "1", "--json", "-"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json cases = json::parse(result.out)["results"];
+  ASSERT_EQ(cases.size(), 1u);
+  EXPECT_EQ(cases[0]["heads"], 32);
+  EXPECT_EQ(cases[0]["kv_heads"], 8);
+  EXPECT_EQ(cases[0]["head_dim"], 64);
+  EXPECT_THAT(cases[0]["case"].get<std::string>(), HasSubstr("heads of all layers, text repeated"));
+}
+
 TEST_F(BenchModel, SuiteWritesEveryTable) {
   const std::string file = folder_ / "performance.md";
   const ToolResult result =

@@ -203,8 +203,8 @@ TEST(BenchUsage, ContradictionsAreNamed) {
   expect_usage_error({"attention", "--no-dense"}, "--no-dense leaves nothing");
   expect_usage_error({"attention", "--layer", "1"}, "--layer belongs to --model");
   expect_usage_error({"attention", "--model", "m"}, "--model needs --prompt-file");
-  expect_usage_error({"attention", "--model", "m", "--prompt-file", "p", "--heads", "4"},
-                     "--heads: --model brings its own");
+  expect_usage_error({"attention", "--model", "m", "--prompt-file", "p", "--head-dim", "64"},
+                     "--head-dim: --model brings its own");
   expect_usage_error({"--suite", "/tmp/x", "peak"}, "--suite runs every command");
   expect_usage_error({"--shrink", "2"}, "--suite");
 }

@@ -4,6 +4,7 @@
 #include "tools/bench/model_layers.h"
 #include "tools/commands.h"
 #include "tools/output.h"
+#include "tools/place.h"
 
 namespace flexprefill::tools {
 namespace {
@@ -47,7 +48,8 @@ void ProblemOptions::add_to(CLI::App& app) {
       ->group("Problem");
   app.add_option("--model", model_,
                  "Instead of --data: q, k, v of the layers of this model for a text, repeated\n"
-                 "if it is shorter than --kv-len")
+                 "if it is shorter than --kv-len. With --heads or --kv-heads one case that takes\n"
+                 "so many heads evenly from its layers")
       ->type_name("DIR")
       ->group("Problem");
   app.add_option("--prompt-file", prompt_file_, "The text that --model reads (- is stdin)")
@@ -81,7 +83,7 @@ void ProblemOptions::check() const {
         throw UsageError(std::string(name) + " belongs to --model, which is not given");
     return;
   }
-  for (const char* name : {"--heads", "--kv-heads", "--head-dim", "--v-head-dim", "--data"})
+  for (const char* name : {"--head-dim", "--v-head-dim", "--data"})
     if (app_->count(name) > 0)
       throw UsageError(std::string(name) + ": --model brings its own; give one of the two");
   if (app_->count("--prompt-file") == 0)
@@ -107,11 +109,26 @@ void ProblemOptions::for_each_layer(
   if (layer_ >= model.config().layers)
     throw UsageError("--layer " + std::to_string(layer_) + ", expected a layer of the model, [0, " +
                      std::to_string(model.config().layers - 1) + "]");
-  const ModelLayers layers(model, ids_of_text(model_, text, wanted.kv_len), context);
+  Context host = context;  // the model runs on the CPU, wherever its tensors are measured
+  if (on_gpu(host.backend)) host.backend = nullptr;
+  const std::vector<int32_t> ids = ids_of_text(model_, text, /*tokens=*/0);
+  const std::string repeated =
+      static_cast<int64_t>(ids.size()) < wanted.kv_len ? ", text repeated" : "";
+  const ModelLayers layers(model, fitted(ids, wanted.kv_len), host);
+  const auto visit_as = [&](const std::string& heads, const Inputs& inputs) {
+    visit(inputs.shape.text() + ", " + heads + repeated, inputs);
+  };
+  const bool one = app_->count("--layer") > 0;
+  if (app_->count("--heads") + app_->count("--kv-heads") > 0) {
+    const auto layer = one ? std::optional(layer_) : std::nullopt;
+    visit_as("heads of " + (one ? "layer " + std::to_string(layer_) : "all layers"),
+             layers.stacked(wanted, layer));
+    return;
+  }
   for (int32_t layer = 0; layer < layers.count(); ++layer) {
-    if (app_->count("--layer") > 0 && layer != layer_) continue;
-    const Inputs inputs = layers.inputs(layer, wanted.q_len, wanted.kv_len, wanted.dtype);
-    visit(inputs.shape.text() + ", layer " + std::to_string(layer), inputs);
+    if (one && layer != layer_) continue;
+    visit_as("layer " + std::to_string(layer),
+             layers.inputs(layer, wanted.q_len, wanted.kv_len, wanted.dtype));
   }
 }
 

@@ -14,7 +14,7 @@
 namespace flexprefill::tools {
 
 // --heads --kv-heads --head-dim --v-head-dim --q-len --kv-len --dtype --data, or the layers of a
-// model: --model --prompt-file --layer
+// model: --model --prompt-file --layer; --heads --kv-heads put several layers side by side
 class ProblemOptions {
  public:
   void add_to(CLI::App& app);

@@ -3,6 +3,7 @@
 // Real problems: the q, k, v that a model computes for a text.
 
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,7 +13,10 @@
 
 namespace flexprefill::tools {
 
-// Exactly `tokens` token ids of a text: cut, or repeated where it is shorter. 0 = as it is.
+// Exactly `tokens` of these ids: cut, or repeated where they are fewer.
+std::vector<int32_t> fitted(const std::vector<int32_t>& ids, int64_t tokens);
+
+// The fitted token ids of a text. 0 = as it is.
 std::vector<int32_t> ids_of_text(const std::string& folder, const std::string& text,
                                  int64_t tokens);
 
@@ -26,6 +30,11 @@ class ModelLayers {
   // Of a layer: the first kv_len tokens as keys, the last q_len of them as queries. As attention is
   // causal, these are the tensors of the shorter prompt, too.
   Inputs inputs(int32_t layer, int64_t q_len, int64_t kv_len, DType dtype) const;
+
+  // The same of shape.heads and shape.kv_heads taken evenly from all layers, or from one: a problem
+  // of a larger model's shape with heads of this one. A kv head keeps its own query heads; they
+  // come again where the model has fewer, and so do kv heads.
+  Inputs stacked(const Shape& shape, std::optional<int32_t> layer) const;
 
  private:
   struct Layer {
