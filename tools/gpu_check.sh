@@ -3,9 +3,9 @@
 # Hopper GPU. Needs nvcc 13, CMake, ninja, GoogleTest, nlohmann-json; python3 with PyTorch for the peer (cuDNN), which
 # is left out without. Logs go to BUILD_DIR/gpu_check/ (or $OUT); a short table comes last.
 # TIMES=0 leaves the timing out, TESTS='regular expression' limits the tests (none: no tests).
-# BUILT=1 takes BUILD_DIR as another machine built it; libraries that this one lacks are found in BUILD_DIR/lib, and
-# SOURCE=DIR says where the sources lay there, if tests shall find their data.
-# SANITIZE=1 runs small cases under compute-sanitizer's four tools, PREFILL=1 bench/cuda_prefill.py (needs the
+# BUILT=1 takes BUILD_DIR as another machine built it (gpu_pack.sh packs it); SOURCE=DIR says where the sources lay
+# there, as the tests know paths of their data and of the executable.
+# SANITIZE=1 runs small cases under compute-sanitizer's four tools, at most SANITIZE_SECONDS (30) each, PREFILL=1 bench/cuda_prefill.py (needs the
 # executable flexprefill in BUILD_DIR; PREFILL_ARGS are its arguments).
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -34,30 +34,39 @@ elif ! build_all >"$logs/build.log" 2>&1; then
   exit 1
 fi
 
+one=$(mktemp)
+trap 'rm -f "$one"' EXIT
+keep() { # keep LOG COMMAND...: its output to $one, and to the end of LOG under a title; returns its status
+  local log=$logs/$1 status
+  shift
+  "$@" >"$one" 2>&1
+  status=$?
+  { echo "### $*" && cat "$one"; } >>"$log"
+  return "$status"
+}
+
 failed=0
 if [[ ${TESTS:-} != none ]]; then
   # One process per suite: a thousand tests would load the driver a thousand times.
   for suite in cuda/cuda_test attend/attend_test plan/cuda_plan_test tools/tools_gpu_test; do
     [[ -x $build/tests/$suite && $suite =~ ${TESTS:-.} ]] || continue
-    log=$logs/$(basename "$suite").log
-    FLEXPREFILL_BACKEND=cuda timeout 300 "$build/tests/$suite" >"$log" 2>&1
+    FLEXPREFILL_BACKEND=cuda keep tests.log timeout 300 "$build/tests/$suite"
     status=$?
     ((status == 0)) || failed=1
     printf '%-22s exit %d  %s; %s\n' "$(basename "$suite")" "$status" \
-      "$(grep -E '^\[==========\] .* ran' "$log" | sed 's/\[=*\] //')" \
-      "$(grep -E '^\[  (PASSED|FAILED|SKIPPED)  ?\] [0-9]+ test' "$log" | tr '\n' ' ')"
+      "$(grep -E '^\[==========\] .* ran' "$one" | sed 's/\[=*\] //')" \
+      "$(grep -E '^\[  (PASSED|FAILED|SKIPPED)  ?\] [0-9]+ test' "$one" | tr '\n' ' ')"
   done
 fi
 
 sanitize() { # sanitize TOOL NAME COMMAND...
-  local tool=$1 name=$2 log=$logs/$1-$2.log status
+  local tool=$1 name=$2 status
   shift 2
-  timeout "${SANITIZE_SECONDS:-90}" "$sanitizer" --tool "$tool" --error-exitcode 99 \
-    --launch-timeout 60 "$@" >"$log" 2>&1
+  keep sanitize.log timeout "${SANITIZE_SECONDS:-30}" "$sanitizer" --tool "$tool" --error-exitcode 99 "$@"
   status=$?
   ((status == 0)) || failed=1
   printf '%-10s %-16s exit %d%s  %s\n' "$tool" "$name" "$status" "$( ((status == 124)) && echo ' (out of time)')" \
-    "$(grep -E '^=+ +(ERROR|RACECHECK) SUMMARY|^=+ (Error|Device not supported)' "$log" | tail -n 1)"
+    "$(grep -E '^=+ +(ERROR|RACECHECK) SUMMARY|^=+ (Error|Device not supported)' "$one" | tail -n 1)"
 }
 
 if [[ ${SANITIZE:-0} == 1 ]]; then
@@ -91,7 +100,8 @@ if [[ ${TIMES:-1} != 0 ]]; then
   fi
 fi
 if [[ ${PREFILL:-0} == 1 ]]; then
-  timeout 500 python3 bench/cuda_prefill.py "$build/flexprefill" ${PREFILL_ARGS:-} 2>&1 | tee "$logs/prefill.log"
+  timeout 500 python3 bench/cuda_prefill.py "$build/flexprefill" ${PREFILL_ARGS:-} 2>&1 |
+    tee "$logs/prefill.log" || failed=1
 fi
-((failed == 0)) && echo 'gpu_check: all tests passed' || echo 'gpu_check: tests FAILED'
+((failed == 0)) && echo 'gpu_check: passed' || echo 'gpu_check: FAILED'
 exit "$failed"
