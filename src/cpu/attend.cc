@@ -8,14 +8,12 @@
 // the loop nest and its sizes are explained in docs/kernels.md.
 
 #include "cpu/kernels.h"
-#include "cpu/tile.h"
+#include "cpu/soft_max.h"
 
 namespace flexprefill::internal::FLEXPREFILL_ISA {
 namespace {
 
-// A hidden key's score, and the maximum before the first key: their difference is -inf, whose 2^x
-// is 0 under any scale, and never inf - inf.
-constexpr float kHidden = -__builtin_inff();
+// The maximum before the first key: finite, so that a hidden key's score differs from it by -inf.
 constexpr float kNoMaximum = -3.4028234663852886e38f;
 
 // What one query block carries from key block to key block.
@@ -32,13 +30,13 @@ template <typename Product>
 struct AttendScratch {
   using Unit = typename Product::Unit;
   int k_units, k_stride, v_stride, v_rows;
-  Unit* k;       // [128, k_stride]
-  Unit* v;       // [128 / kDepth, v_stride]
-  float* s;      // [128, kStrip]; with kDepth 1 also P
-  Unit* p;       // [128 / kDepth, kStrip]
-  float* top;    // [kStrip] maximum of S of this block and those before
-  float* alpha;  // [kStrip] factor for what was summed before this block
-  float* limit;  // [128] keys of the block at hand that a query may see
+  Unit* k;          // [128, k_stride]
+  Unit* v[2];       // [128 / kDepth, v_stride] of this key block and of the one before
+  float* s;         // [128, kStrip]
+  Unit* p[2];       // [128 / kDepth, kStrip] of this strip and of the one before
+  float* alpha[2];  // [kStrip] as p
+  float* top;       // [kStrip] maximum of S of this block and those before
+  float* limit;     // [128] keys of the block at hand that a query may see
   QueryState<Product> queries[kMaxQueryBlocks];
   size_t bytes;
 
@@ -54,15 +52,20 @@ struct AttendScratch {
       next += (count * 4 + 63) / 64 * 64;
       return at;
     };
-    k = reinterpret_cast<Unit*>(take(int64_t{kTile} * k_stride));
-    v = reinterpret_cast<Unit*>(take(int64_t{kTile} / Product::kDepth * v_stride));
+    const auto take_units = [&take](int64_t count) { return reinterpret_cast<Unit*>(take(count)); };
+    k = take_units(int64_t{kTile} * k_stride);
     s = reinterpret_cast<float*>(take(int64_t{kTile} * kStrip));
-    p = reinterpret_cast<Unit*>(s);
-    if constexpr (Product::kDepth > 1) {
-      p = reinterpret_cast<Unit*>(take(int64_t{kTile} / Product::kDepth * kStrip));
+    for (int n = 0; n < 2; ++n) {
+      alpha[n] = reinterpret_cast<float*>(take(kStrip));
+      if constexpr (kOverlaps<Product>) {
+        v[n] = take_units(int64_t{kTile} / Product::kDepth * v_stride);
+        p[n] = take_units(int64_t{kTile} / Product::kDepth * kStrip);
+      } else {  // no strip waits, and P takes the place of S
+        v[n] = n == 0 ? take_units(int64_t{kTile} / Product::kDepth * v_stride) : v[0];
+        p[n] = s;
+      }
     }
     top = reinterpret_cast<float*>(take(kStrip));
-    alpha = reinterpret_cast<float*>(take(kStrip));
     limit = reinterpret_cast<float*>(take(kTile));
     for (QueryState<Product>& query : queries) {
       query.q = reinterpret_cast<Unit*>(take(int64_t{kTile} * k_units));
@@ -73,77 +76,6 @@ struct AttendScratch {
     bytes = static_cast<size_t>(next - begin);
   }
 };
-
-// Hides from each lane the keys it must not see: those from limit[lane] on. s is [keys, kVecs *
-// kLanes].
-template <int kVecs>
-void mask_scores(float* s, int keys, const float* limit) {
-  for (int n = 0; n < keys; ++n) {
-    for (int x = 0; x < kVecs; ++x) {
-      float* const at = s + (n * kVecs + x) * kLanes;
-      const Mask visible = less(broadcast(static_cast<float>(n)), load_f32(limit + x * kLanes));
-      store_f32(at, select(visible, load_f32(at), broadcast(kHidden)));
-    }
-  }
-}
-
-// Raises top [lanes] to the largest score of each lane.
-template <int kVecs>
-void find_top(const float* s, int keys, float* top) {
-  for (int x = 0; x < kVecs; ++x) {
-    Vec largest = load_f32(top + x * kLanes);
-    for (int n = 0; n < keys; ++n) {
-      largest = max(load_f32(s + (n * kVecs + x) * kLanes), largest);
-    }
-    store_f32(top + x * kLanes, largest);
-  }
-}
-
-// Turns scores s [keys, lanes] into p [keys / kDepth, lanes], given their maximum top [lanes], not
-// below m; updates m and l and sets alpha [lanes]. Returns whether a maximum moved, that is whether
-// alpha has to be applied.
-template <typename Product, int kVecs>
-bool soft_max(const float* s, int keys, float c, const float* top, float* m, float* l, float* alpha,
-              typename Product::Unit* p) {
-  constexpr int kStride = kVecs * kLanes;
-  bool moved = false;
-  Vec now[kVecs], sum_even[kVecs], sum_odd[kVecs];
-  FLEXPREFILL_UNROLL
-  for (int x = 0; x < kVecs; ++x) {
-    const Vec before = load_f32(m + x * kLanes);
-    now[x] = load_f32(top + x * kLanes);
-    const Vec factor = exp2_of_nonpositive<Product::kExpDegree>((before - now[x]) * broadcast(c));
-    moved = moved || any(less(before, now[x]));
-    store_f32(m + x * kLanes, now[x]);
-    store_f32(alpha + x * kLanes, factor);
-    sum_even[x] = load_f32(l + x * kLanes) * factor;
-    sum_odd[x] = broadcast(0.0f);
-  }
-  for (int n = 0; n < keys; n += 2) {
-    FLEXPREFILL_UNROLL
-    for (int x = 0; x < kVecs; ++x) {
-      const float* const at = s + n * kStride + x * kLanes;
-      // The difference first: at large scores the product alone would round to either side.
-      const Vec p_even =
-          exp2_of_nonpositive<Product::kExpDegree>((load_f32(at) - now[x]) * broadcast(c));
-      const Vec p_odd = exp2_of_nonpositive<Product::kExpDegree>((load_f32(at + kStride) - now[x]) *
-                                                                 broadcast(c));
-      sum_even[x] = sum_even[x] + p_even;
-      sum_odd[x] = sum_odd[x] + p_odd;
-      if constexpr (Product::kDepth == 1) {
-        store_f32(p + n * kStride + x * kLanes, p_even);
-        store_f32(p + (n + 1) * kStride + x * kLanes, p_odd);
-      } else {
-#ifdef FLEXPREFILL_BF16_PRODUCT
-        store_pairs(p + n / 2 * kStride + x * kLanes, p_even, p_odd);
-#endif
-      }
-    }
-  }
-  FLEXPREFILL_UNROLL
-  for (int x = 0; x < kVecs; ++x) store_f32(l + x * kLanes, sum_even[x] + sum_odd[x]);
-  return moved;
-}
 
 // Whether the query block keeps key block j.
 bool keeps(const QueryBlock& block, int32_t j) {
@@ -192,14 +124,15 @@ void set_limits(const AttendItem& item, const QueryBlock& block, int64_t first_k
 // lie; returns where they are read.
 template <typename Product>
 Left<typename Product::Unit> pack_key_block(const AttendItem& item, int64_t first_key, int keys,
+                                            typename Product::Unit* v_units,
                                             const AttendScratch<Product>& scratch) {
   const int k_bytes = item.k.dtype == DType::kF32 ? 4 : 2;
   const int v_bytes = item.v.dtype == DType::kF32 ? 4 : 2;
   const TokenRows k{row_of(item.k, first_key, k_bytes), item.k.dtype, item.k.stride};
   const TokenRows v{row_of(item.v, first_key, v_bytes), item.v.dtype, item.v.stride};
-  pack_token_units<Product>(v, keys, item.v_head_dim, scratch.v, scratch.v_stride);
+  pack_token_units<Product>(v, keys, item.v_head_dim, v_units, scratch.v_stride);
   if (keys % 2 != 0 && Product::kDepth == 1) {
-    std::memset(scratch.v + int64_t{keys} * scratch.v_stride, 0, sizeof(float) * scratch.v_stride);
+    std::memset(v_units + int64_t{keys} * scratch.v_stride, 0, sizeof(float) * scratch.v_stride);
   }
   const Left<typename Product::Unit> in_place = rows_in_place<Product>(k, item.head_dim);
   if (in_place.data != nullptr && keys % 2 == 0) return in_place;  // an odd one would read beyond
@@ -207,55 +140,110 @@ Left<typename Product::Unit> pack_key_block(const AttendItem& item, int64_t firs
   return {scratch.k, scratch.k_stride, 1};
 }
 
+// S of one strip, and its maximum in scratch.top.
+template <typename Product>
+void multiply_keys(const Strip<Product>& strip, Left<typename Product::Unit> k_rows,
+                   const typename Product::Unit* q, const float* limit,
+                   const AttendScratch<Product>& scratch, Ahead* next_k) {
+  with_vecs(strip.vecs, [&]<int kVecs>() {
+    for (int x = 0; x < kVecs; ++x) {
+      store_f32(scratch.top + x * kLanes, load_f32(strip.m + x * kLanes));
+    }
+    if (limit != nullptr) {  // the maximum is that of visible scores
+      multiply<Product, kVecs, Sums::kFresh>(k_rows, q, strip.keys, scratch.k_units, nullptr,
+                                             scratch.s, nullptr, next_k);
+      mask_scores<kVecs>(scratch.s, strip.keys, limit);
+      find_top<kVecs>(scratch.s, strip.keys, scratch.top);
+    } else {
+      multiply<Product, kVecs, Sums::kFreshAndTop>(k_rows, q, strip.keys, scratch.k_units, nullptr,
+                                                   scratch.s, scratch.top, next_k);
+    }
+  });
+}
+
+// O of one strip; `beside` is what is done meanwhile (multiply()).
+template <typename Product, typename Beside>
+void multiply_values(const Strip<Product>& strip, const AttendScratch<Product>& scratch,
+                     Ahead* next_v, Beside beside) {
+  const Left<typename Product::Unit> v_units{strip.v, 1, scratch.v_stride};
+  const int steps = strip.keys / Product::kDepth;
+  with_vecs(strip.vecs, [&]<int kVecs>() {
+    if (strip.moved) {
+      multiply<Product, kVecs, Sums::kScaleAndAdd>(v_units, strip.p, scratch.v_rows, steps,
+                                                   strip.alpha, strip.o, nullptr, next_v, beside);
+    } else {
+      multiply<Product, kVecs, Sums::kAdd>(v_units, strip.p, scratch.v_rows, steps, nullptr,
+                                           strip.o, nullptr, next_v, beside);
+    }
+  });
+}
+
+// The strips of an item on their way: with kOverlaps each waits for its values until the next has
+// its scores, be that in another query block or against another key block.
+template <typename Product>
+struct Pipeline {
+  const AttendScratch<Product>& scratch;
+  Strip<Product> waiting = {};
+  int strip = 0, key_block = 0;  // which of two buffers is next
+
+  // The buffers of a new strip.
+  Strip<Product> begin_strip() {
+    Strip<Product> next;
+    next.alpha = scratch.alpha[strip];
+    next.p = scratch.p[strip];
+    next.v = scratch.v[key_block];
+    strip ^= 1;
+    return next;
+  }
+
+  // Takes on a strip whose scores are there.
+  void add(Strip<Product> next, float c, Ahead* next_v) {
+    SoftMax<Product> soft_max(scratch.s, scratch.top, c, next);
+    if constexpr (kOverlaps<Product>) {
+      if (waiting.vecs != 0) {
+        multiply_values(waiting, scratch, next_v, soft_max);
+      } else {
+        soft_max.finish();
+      }
+      waiting = next;
+    } else {
+      soft_max.finish();
+      multiply_values(next, scratch, next_v, Nothing());
+    }
+  }
+
+  void finish() {
+    if (waiting.vecs != 0) multiply_values(waiting, scratch, nullptr, SoftMax<Product>());
+  }
+};
+
 // One query block against the packed key block at first_key.
 template <typename Product>
 void add_key_block(const AttendItem& item, const QueryBlock& block, int64_t first_key,
-                   Left<typename Product::Unit> k_rows, const AttendScratch<Product>& scratch,
-                   const QueryState<Product>& query, Ahead* next_k, Ahead* next_v) {
+                   Left<typename Product::Unit> k_rows, const QueryState<Product>& query,
+                   Pipeline<Product>& pipeline, Ahead* next_k, Ahead* next_v) {
+  const AttendScratch<Product>& scratch = pipeline.scratch;
   // Only the diagonal block and the tail of the keys hide keys from some query.
   const bool edge = first_key + kTile > item.kv_len || first_key + kTile > block.first_position + 1;
   if (edge) set_limits(item, block, first_key, scratch.limit);
-  const Left<typename Product::Unit> v_units{scratch.v, 1, scratch.v_stride};
   for (int first = 0; first < block.rows; first += kStrip) {
-    with_vecs(strip_vecs(block.rows, first), [&]<int kVecs>() {
-      constexpr int kWidth = kVecs * kLanes;
-      const int strip_keys =
-          edge ? round_up(static_cast<int>(scratch.limit[min_int(first + kWidth, kTile) - 1]), 2)
-               : kTile;
-      for (int x = 0; x < kVecs; ++x) {
-        store_f32(scratch.top + x * kLanes, load_f32(query.m + first + x * kLanes));
-      }
-      if (edge) {  // the maximum is that of visible scores
-        multiply<Product, kVecs, Sums::kFresh>(k_rows, query.q + first * scratch.k_units,
-                                               strip_keys, scratch.k_units, nullptr, scratch.s,
-                                               nullptr, next_k);
-        mask_scores<kVecs>(scratch.s, strip_keys, scratch.limit + first);
-        find_top<kVecs>(scratch.s, strip_keys, scratch.top);
-      } else {
-        multiply<Product, kVecs, Sums::kFreshAndTop>(k_rows, query.q + first * scratch.k_units,
-                                                     strip_keys, scratch.k_units, nullptr,
-                                                     scratch.s, scratch.top, next_k);
-      }
-      const bool moved =
-          soft_max<Product, kVecs>(scratch.s, strip_keys, item.scale_log2, scratch.top,
-                                   query.m + first, query.l + first, scratch.alpha, scratch.p);
-      float* const o = query.o + first * scratch.v_rows;
-      const int steps = strip_keys / Product::kDepth;
-      if (moved) {
-        multiply<Product, kVecs, Sums::kScaleAndAdd>(v_units, scratch.p, scratch.v_rows, steps,
-                                                     scratch.alpha, o, nullptr, next_v);
-      } else {
-        multiply<Product, kVecs, Sums::kAdd>(v_units, scratch.p, scratch.v_rows, steps, nullptr, o,
-                                             nullptr, next_v);
-      }
-    });
+    Strip<Product> strip = pipeline.begin_strip();
+    strip.vecs = strip_vecs(block.rows, first);
+    strip.m = query.m + first;
+    strip.l = query.l + first;
+    strip.o = query.o + first * scratch.v_rows;
+    const int last = min_int(first + strip.vecs * kLanes, kTile) - 1;
+    strip.keys = edge ? round_up(static_cast<int>(scratch.limit[last]), 2) : kTile;
+    multiply_keys(strip, k_rows, query.q + first * scratch.k_units,
+                  edge ? scratch.limit + first : nullptr, scratch, next_k);
+    pipeline.add(strip, item.scale_log2, next_v);
   }
 }
 
 // Key block j for every query block that keeps it; meanwhile block `next` is fetched.
 template <typename Product>
-void add_key_block(const AttendItem& item, int32_t j, int32_t next,
-                   const AttendScratch<Product>& scratch) {
+void add_key_block(const AttendItem& item, int32_t j, int32_t next, Pipeline<Product>& pipeline) {
+  const AttendScratch<Product>& scratch = pipeline.scratch;
   const int64_t first_key = int64_t{kTile} * j;
   int keys = 0, strips = 0;
   for (int b = 0; b < item.num_query_blocks; ++b) {
@@ -265,15 +253,16 @@ void add_key_block(const AttendItem& item, int32_t j, int32_t next,
     keys = keys < visible ? visible : keys;
     strips += (block.rows + kStrip - 1) / kStrip;
   }
-  const auto k_rows = pack_key_block(item, first_key, keys, scratch);
+  const auto k_rows = pack_key_block(item, first_key, keys, scratch.v[pipeline.key_block], scratch);
   const int64_t next_key = next == kNone ? item.kv_len : int64_t{kTile} * next;
   Ahead next_k(item.k, next_key, item.kv_len, item.head_dim, strips * kTile / kPanel);
   Ahead next_v(item.v, next_key, item.kv_len, item.v_head_dim, strips * scratch.v_rows / kPanel);
   for (int b = 0; b < item.num_query_blocks; ++b) {
     const QueryBlock& block = item.query_blocks[b];
     if (!keeps(block, j)) continue;
-    add_key_block(item, block, first_key, k_rows, scratch, scratch.queries[b], &next_k, &next_v);
+    add_key_block(item, block, first_key, k_rows, scratch.queries[b], pipeline, &next_k, &next_v);
   }
+  pipeline.key_block ^= 1;
 }
 
 // out[r][c] = o[c][r] * inverse[r] for the kLanes queries of one vector; o is [v_head_dim, lanes].
@@ -364,11 +353,13 @@ void attend_with(const AttendItem& item, void* memory) {
   for (int b = 0; b < item.num_query_blocks; ++b) {
     begin(item, item.query_blocks[b], scratch, scratch.queries[b]);
   }
+  Pipeline<Product> pipeline{scratch};
   for (int32_t j = next_kept(item, 0); j != kNone;) {
     const int32_t next = next_kept(item, j + 1);
-    add_key_block(item, j, next, scratch);
+    add_key_block(item, j, next, pipeline);
     j = next;
   }
+  pipeline.finish();
   for (int b = 0; b < item.num_query_blocks; ++b) {
     finish(item, item.query_blocks[b], scratch.queries[b], scratch.v_rows);
   }
@@ -379,7 +370,7 @@ void attend_with(const AttendItem& item, void* memory) {
 size_t attend_scratch_bytes(int32_t head_dim, int32_t v_head_dim) {
   const size_t f32 = AttendScratch<F32Product>(nullptr, head_dim, v_head_dim).bytes;
 #ifdef FLEXPREFILL_BF16_PRODUCT
-  // Larger for few channels only: its P does not share memory with S.
+  // Larger for few channels only: P of two strips does not share memory with S.
   const size_t bf16 = AttendScratch<Bf16Product>(nullptr, head_dim, v_head_dim).bytes;
   return f32 > bf16 ? f32 : bf16;
 #else

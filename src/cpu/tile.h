@@ -183,10 +183,12 @@ enum class Sums { kFresh, kFreshAndTop, kAdd, kScaleAndAdd };
 
 // sums[r][lane] (+)= sum over steps of left(r, step) . right[step][lane] for kRows rows and
 // kVecs * kLanes lanes; right is [steps, kVecs * kLanes], sums [kRows, kStride], scale [lanes].
-template <typename Product, int kRows, int kVecs, Sums kMode, int kStride>
+// beside.step() is done at every step.
+template <typename Product, int kRows, int kVecs, Sums kMode, int kStride, typename Beside>
 FLEXPREFILL_INLINE void multiply_panel(Left<typename Product::Unit> left,
                                        const typename Product::Unit* right, int steps,
-                                       const float* scale, float* sums, float* top) {
+                                       const float* scale, float* sums, float* top,
+                                       Beside& beside) {
   Vec acc[kRows][kVecs];
   FLEXPREFILL_UNROLL
   for (int r = 0; r < kRows; ++r) {
@@ -217,6 +219,7 @@ FLEXPREFILL_INLINE void multiply_panel(Left<typename Product::Unit> left,
       FLEXPREFILL_UNROLL
       for (int x = 0; x < kVecs; ++x) acc[r][x] = Product::dot(acc[r][x], unit, lanes[x]);
     }
+    beside.step();
     FLEXPREFILL_UNROLL
     for (int f = 0; f < kFours; ++f) fours[f] += left.step_stride;
     right += kVecs * kLanes;
@@ -268,18 +271,27 @@ class Ahead {
   int rows_per_panel_ = 0;
 };
 
+// What multiply() does beside the product: step() at every step of a panel, finish() at the end.
+struct Nothing {
+  FLEXPREFILL_INLINE_MEMBER void step() {}
+  FLEXPREFILL_INLINE_MEMBER void finish() {}
+};
+
 // multiply_panel() for any even number of rows: panels of kPanel rows, the rest as 8, 4 and 2.
 // Where a panel has 6 rows, a remainder of 2 is joined with the panel before it as 4 + 4, because 2
 // rows cannot hide the latency of the sums. The panels are inlined: as functions of their own they
 // spent a tenth of the product on calls and address arithmetic.
-template <typename Product, int kVecs, Sums kMode, int kStride = kVecs* kLanes>
+template <typename Product, int kVecs, Sums kMode, int kStride = kVecs* kLanes,
+          typename Beside = Nothing>
 static __attribute__((noinline)) void multiply(Left<typename Product::Unit> left,
                                                const typename Product::Unit* right, int rows,
                                                int steps, const float* scale, float* sums,
-                                               float* top = nullptr, Ahead* ahead = nullptr) {
+                                               float* top = nullptr, Ahead* ahead = nullptr,
+                                               Beside beside = {}) {
   const auto panel = [&]<int kRows>() __attribute__((always_inline)) {
     if (ahead != nullptr) ahead->fetch_some();
-    multiply_panel<Product, kRows, kVecs, kMode, kStride>(left, right, steps, scale, sums, top);
+    multiply_panel<Product, kRows, kVecs, kMode, kStride>(left, right, steps, scale, sums, top,
+                                                          beside);
     left.data += kRows * left.row_stride;
     sums += kRows * kStride;
     rows -= kRows;
@@ -290,6 +302,7 @@ static __attribute__((noinline)) void multiply(Left<typename Product::Unit> left
   }
   while (rows >= 4) panel.template operator()<4>();
   if (rows >= 2) panel.template operator()<2>();
+  beside.finish();
 }
 
 // Calls body.operator()<kVecs>() with the strip's width as a constant.
