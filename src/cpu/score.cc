@@ -18,7 +18,6 @@ namespace {
 
 constexpr float kMasked = -3.0e38f;  // score of a key that a row must not see; finite, so that no
                                      // NaN comes from inf - inf
-constexpr int kExpDegree = 5;  // scores decide what is kept: full fp32 precision on every path
 
 // kOfficial keeps the probabilities of a block as [128 keys, kSkewStride], kSkewPad zeros on both
 // sides of the 128 rows: reading with stride kSkewStride + 1 walks along a diagonal, that is a
@@ -96,7 +95,7 @@ void add_up_strip(const float* s, int keys, float c, bool edge, const float* lim
     Vec near = broadcast(0.0f), far = broadcast(0.0f);
     for (int n = 0; n < keys; ++n) {
       const Vec key = broadcast(static_cast<float>(n));
-      Vec p = exp2_of_nonpositive<kExpDegree>((load_f32(lanes + n * kStride) - top) * broadcast(c));
+      Vec p = exp2_of_nonpositive((load_f32(lanes + n * kStride) - top) * broadcast(c));
       if (edge) p = select(less(key, seen), p, broadcast(0.0f));
       const Mask is_near = less(key, own);
       near = near + select(is_near, p, broadcast(0.0f));
@@ -233,11 +232,9 @@ void add_to_row_sums(const ScoreItem& item, int keys, const OfficialScratch& scr
     const Vec before = load_f32(scratch.max + r);
     Vec now = before;
     for (int n = 0; n < keys; ++n) now = max(now, load_f32(s + n * kSkewStride));
-    Vec sum = load_f32(scratch.sum + r) *
-              exp2_of_nonpositive<kExpDegree>((before - now) * broadcast(kLog2E));
+    Vec sum = load_f32(scratch.sum + r) * exp2_of_nonpositive((before - now) * broadcast(kLog2E));
     for (int n = 0; n < keys; ++n) {
-      sum = sum + exp2_of_nonpositive<kExpDegree>((load_f32(s + n * kSkewStride) - now) *
-                                                  broadcast(kLog2E));
+      sum = sum + exp2_of_nonpositive((load_f32(s + n * kSkewStride) - now) * broadcast(kLog2E));
     }
     store_f32(scratch.max + r, now);
     store_f32(scratch.sum + r, sum);
@@ -253,8 +250,8 @@ void normalise(const ScoreItem& item, int keys, const OfficialScratch& scratch, 
     const Vec inverse = load_f32(scratch.sum + r);
     Vec total = broadcast(0.0f);
     for (int n = 0; n < keys; ++n) {
-      const Vec p = inverse * exp2_of_nonpositive<kExpDegree>(
-                                  (load_f32(s + n * kSkewStride) - max) * broadcast(kLog2E));
+      const Vec p =
+          inverse * exp2_of_nonpositive((load_f32(s + n * kSkewStride) - max) * broadcast(kLog2E));
       total = total + p;
       store_f32(s + n * kSkewStride, p);
     }

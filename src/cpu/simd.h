@@ -60,11 +60,9 @@ FLEXPREFILL_INLINE Vec scale_exp2(Vec p, Exp2Parts parts) {
 #endif
 
 // 2^x for x <= 0; 0 for -inf and for x <= -150, and at the latest there; NaN stays NaN. A minimax
-// polynomial of 2^fraction with the constant fixed at 1, so that 2^0 = 1. Relative error 1.7e-7
-// with kDegree 5, rounding included, and 3e-6 with kDegree 4, enough for P in bf16.
-template <int kDegree>
+// polynomial of 2^fraction with the constant fixed at 1, so that 2^0 = 1. Relative error 1.7e-7,
+// rounding included.
 FLEXPREFILL_INLINE Vec exp2_of_nonpositive(Vec x) {
-  static_assert(kDegree == 4 || kDegree == 5);
   constexpr bool kCentred = kExp2From == -0.5f;  // else the fraction begins at 0
   static_assert(kCentred || kExp2From == 0.0f);
   const Exp2Parts parts = split_exp2(x);
@@ -72,19 +70,11 @@ FLEXPREFILL_INLINE Vec exp2_of_nonpositive(Vec x) {
   const auto next = [&f](Vec sum, float centred, float from_zero) __attribute__((always_inline)) {
     return fma(sum, f, broadcast(kCentred ? centred : from_zero));
   };
-  Vec p;
-  if constexpr (kDegree == 5) {
-    p = broadcast(kCentred ? 0x1.5bb994p-10f : 0x1.e97512p-10f);
-    p = next(p, 0x1.3cea84p-7f, 0x1.27784ap-7f);
-    p = next(p, 0x1.c6b754p-5f, 0x1.c91ceap-5f);
-    p = next(p, 0x1.ebf9bcp-3f, 0x1.ebdb56p-3f);
-    p = next(p, 0x1.62e42ap-1f, 0x1.62e4bap-1f);
-  } else {
-    p = broadcast(kCentred ? 0x1.3a02ccp-7f : 0x1.b7f732p-7f);
-    p = next(p, 0x1.c9fc46p-5f, 0x1.abf868p-5f);
-    p = next(p, 0x1.ec0378p-3f, 0x1.ee2452p-3f);
-    p = next(p, 0x1.62e12cp-1f, 0x1.62d6c6p-1f);
-  }
+  Vec p = broadcast(kCentred ? 0x1.5bb994p-10f : 0x1.e97512p-10f);
+  p = next(p, 0x1.3cea84p-7f, 0x1.27784ap-7f);
+  p = next(p, 0x1.c6b754p-5f, 0x1.c91ceap-5f);
+  p = next(p, 0x1.ebf9bcp-3f, 0x1.ebdb56p-3f);
+  p = next(p, 0x1.62e42ap-1f, 0x1.62e4bap-1f);
   return scale_exp2(next(p, 1.0f, 1.0f), parts);
 }
 
@@ -136,11 +126,11 @@ FLEXPREFILL_INLINE void store_from_f32(void* data, Vec x, int count) {
 
 // How a matrix product multiplies. A Unit is one 32-bit word of an operand and holds kDepth
 // neighbours along the summed dimension; dot() adds the products of two vectors of units to fp32
-// sums.
+// sums; exp2() is 2^x for x <= 0 as exact as P has to be.
 struct F32Product {
   using Unit = float;
   static constexpr int kDepth = 1;
-  static constexpr int kExpDegree = 5;
+  static Vec exp2(Vec x) { return exp2_of_nonpositive(x); }
   static Vec load(const float* units) { return load_f32(units); }
   static Vec broadcast_unit(const float* unit) { return broadcast(*unit); }
   static Vec dot(Vec sum, Vec a, Vec b) { return fma(a, b, sum); }

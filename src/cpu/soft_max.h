@@ -84,7 +84,7 @@ class SoftMax {
     strip.moved = false;
     for (int lane = 0; lane < lanes_; lane += kLanes) {
       const Vec before = load_f32(strip.m + lane), now = load_f32(top + lane);
-      const Vec factor = exp2_of_nonpositive<Product::kExpDegree>((before - now) * broadcast(c));
+      const Vec factor = Product::exp2((before - now) * broadcast(c));
       strip.moved = strip.moved || any(less(before, now));
       store_f32(strip.m + lane, now);
       store_f32(strip.l + lane, load_f32(strip.l + lane) * factor);
@@ -119,7 +119,7 @@ class SoftMax {
  private:
   FLEXPREFILL_INLINE_MEMBER Vec weight(const float* s) const {
     // The difference first: at large scores the product alone would round to either side.
-    return exp2_of_nonpositive<Product::kExpDegree>((load_f32(s) - load_f32(m_)) * broadcast(c_));
+    return Product::exp2((load_f32(s) - load_f32(m_)) * broadcast(c_));
   }
 
   // Stores the weights of a pair of keys, moves on to the next, and returns their sum.

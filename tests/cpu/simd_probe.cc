@@ -6,11 +6,18 @@
 namespace flexprefill::internal::FLEXPREFILL_ISA {
 namespace {
 
-void probe_exp2(const float* x, int64_t count, int degree, float* y) {
+template <typename Product>
+void exp2_of(const float* x, int64_t count, float* y) {
   for (int64_t n = 0; n < count; n += kLanes) {
-    const Vec value = load_f32(x + n);
-    store_f32(y + n, degree == 4 ? exp2_of_nonpositive<4>(value) : exp2_of_nonpositive<5>(value));
+    store_f32(y + n, Product::exp2(load_f32(x + n)));
   }
+}
+
+void probe_exp2([[maybe_unused]] bool bf16, const float* x, int64_t count, float* y) {
+#ifdef FLEXPREFILL_BF16_PRODUCT
+  if (bf16) return exp2_of<Bf16Product>(x, count, y);
+#endif
+  exp2_of<F32Product>(x, count, y);
 }
 
 template <DType kType>

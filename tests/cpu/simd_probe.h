@@ -11,8 +11,8 @@ namespace flexprefill::test {
 struct SimdProbe {
   int lanes;
   bool has_pairs;
-  // y[n] = 2^x[n]; count is a multiple of lanes.
-  void (*exp2)(const float* x, int64_t count, int degree, float* y);
+  // y[n] = 2^x[n], for P in bf16 where has_pairs and asked; count is a multiple of lanes.
+  void (*exp2)(bool bf16, const float* x, int64_t count, float* y);
   // The first `count` <= lanes elements; loading fills the other lanes of y [lanes] with 0.
   void (*load)(const void* x, DType dtype, int count, float* y);
   void (*store)(const float* x, DType dtype, int count, void* y);
