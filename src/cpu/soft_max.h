@@ -23,8 +23,8 @@ inline constexpr bool kOverlaps = Product::kDepth > 1;
 template <typename Product>
 struct Strip {
   using Unit = typename Product::Unit;
-  int vecs = 0;             // width; 0: no strip
-  int keys = 0;             // that its last query sees, made even
+  int vecs = 0;  // width; 0: no strip
+  int keys = 0;  // that its last query sees, made even; never 0: query blocks lie on the key grid
   float* m = nullptr;       // [lanes] running maximum of S
   float* l = nullptr;       // [lanes] running sum of P
   float* o = nullptr;       // [v_rows, lanes]
