@@ -44,11 +44,11 @@ class Loader {
       release(shared_.tile_empty[tile_.stage()]);
       tile_.advance();
       if (steps < 0) break;
-      if (&problem != known && !kGather) {
+      if (!kGather && &problem != known) {
         acquire_map(&problem.k_map);
         acquire_map(&problem.v_map);
+        known = &problem;
       }
-      known = &problem;
       const KeySource source = key_source(problem, id.g);
       BlockList blocks = blocks_of(problem, id, lane_);
       int32_t key = steps > 0 ? first_key_of<Shape>(blocks.next()) : 0;
@@ -176,27 +176,34 @@ class Loader {
       store_shared(chunk_address<V>(s_tile, at / kChunks, at % kChunks), uint4{0, 0, 0, 0});
   }
 
-  // This warp's quarter of the rows from any pages; rows behind kv_len become zeros.
+  // This warp's quarter of the rows from any pages; rows behind kv_len become zeros. Few
+  // instructions per copy, as they compete with the computing warps.
   template <typename Layout>
   __device__ void gather(const KeySource& source, const PagedRows& rows, int32_t key,
                          uint32_t s_tile, Barrier& full, Barrier& empty, uint32_t parity) {
     constexpr int kRows = Shape::kKeys / 4;
     constexpr int kChunks = Layout::kPanels * Layout::kPanel / 8;  // of 16 bytes, in a row
-    static_assert(kRows <= 32 && kRows * kChunks % 32 == 0);
-    const int first_row = static_cast<int>(warp_) * kRows;
+    constexpr int kAtOnce = 32 / kChunks;                          // rows
+    static_assert(kRows <= 32 && kRows % 8 == 0 && 8 % kAtOnce == 0);
+    const int first_row = static_cast<int>(warp_) * kRows, lane = static_cast<int>(lane_);
     // Each lane looks one row up, before the wait, which hides the latency.
-    const int32_t my_key = key + first_row + static_cast<int32_t>(lane_ % kRows);
+    const int32_t my_key = key + first_row + lane % kRows;
     const Place place = place_of(source, my_key);
     const auto* mine = static_cast<const Element*>(rows.g_data) + place.page * rows.page_stride +
                        place.token * rows.token_stride + source.g * rows.head_stride;
-    const auto address = my_key < source.kv_len ? reinterpret_cast<uint64_t>(mine) : 0;
+    const auto address = reinterpret_cast<uint64_t>(mine);
+    // And copies always the same chunk, of the rows lane_row + n * kAtOnce.
+    const int lane_row = lane / kChunks, chunk = lane % kChunks;
+    const int32_t rows_left = source.kv_len - key - first_row - lane_row;
+    const uint32_t s_first = chunk_address<Layout>(s_tile, first_row + lane_row, chunk);
     wait_empty(empty, parity);
-#pragma unroll 4
-    for (int n = 0; n < kRows * kChunks / 32; ++n) {
-      const int at = n * 32 + static_cast<int>(lane_), row = at / kChunks, chunk = at % kChunks;
-      const uint64_t from = __shfl_sync(kAllLanes, address, row);
-      const uint32_t s_to = chunk_address<Layout>(s_tile, first_row + row, chunk);
-      copy_chunk(s_to, reinterpret_cast<const void*>(from == 0 ? 0 : from + chunk * 16), from != 0);
+#pragma unroll
+    for (int row = 0; row < kRows; row += kAtOnce) {
+      const uint64_t from = __shfl_sync(kAllLanes, address, row + lane_row) + chunk * 16;
+      // The rows of a lane differ in the bits of the swizzle that their distance has.
+      const uint32_t s_to = (s_first ^ (swizzle<Layout>(row) << 4)) + row * Layout::kRowBytes;
+      if (kAtOnce * kChunks == 32 || lane_row < kAtOnce)
+        copy_chunk(s_to, reinterpret_cast<const void*>(from), row < rows_left);
     }
     commit_copies();
     if (unfinished_ != nullptr) {

@@ -28,13 +28,18 @@ struct TileLayout {
   static constexpr uint32_t kGroupBytes = (kByPanel ? 1 : kPanels) * 8 * kRowBytes;
 };
 
+// What a row's chunks of 16 bytes are exchanged by.
+template <typename Layout>
+__device__ constexpr uint32_t swizzle(int row) {
+  return Layout::kPanel == 64 ? row & 7 : (row >> 1) & 3;
+}
+
 // Address of the 16 bytes from channel 8 * chunk on of a row.
 template <typename Layout>
 __device__ inline uint32_t chunk_address(uint32_t s_tile, int row, int chunk) {
   constexpr int kChunks = Layout::kPanel / 8;
-  const int swizzle = Layout::kPanel == 64 ? row & 7 : (row >> 1) & 3;
   return s_tile + (chunk / kChunks) * Layout::kPanelBytes + (row / 8) * Layout::kGroupBytes +
-         (row % 8) * Layout::kRowBytes + (((chunk % kChunks) ^ swizzle) << 4);
+         (row % 8) * Layout::kRowBytes + (((chunk % kChunks) ^ swizzle<Layout>(row)) << 4);
 }
 
 // What the scheduling warp announces about a tile.
