@@ -197,7 +197,7 @@ class Loader {
     const int32_t rows_left = source.kv_len - key - first_row - lane_row;
     const uint32_t s_first = chunk_address<Layout>(s_tile, first_row + lane_row, chunk);
     wait_empty(empty, parity);
-#pragma unroll
+#pragma unroll 4
     for (int row = 0; row < kRows; row += kAtOnce) {
       const uint64_t from = __shfl_sync(kAllLanes, address, row + lane_row) + chunk * 16;
       // The rows of a lane differ in the bits of the swizzle that their distance has.
