@@ -8,7 +8,7 @@
 
 namespace flexprefill::internal {
 
-// Each compiled set defines these in its own namespace (attend.cc, score.cc).
+// Each compiled set defines these in its own namespace (the kernels of sources.cmake).
 #define FLEXPREFILL_DECLARE_KERNELS(isa)                                                    \
   namespace isa {                                                                           \
   size_t attend_scratch_bytes(int32_t head_dim, int32_t v_head_dim);                        \

@@ -1,9 +1,9 @@
 #pragma once
 
-// What the per-instruction-set translation units (attend.cc, score.cc) offer the rest of the cpu
-// backend: plain functions on plain data. Those units are compiled once per instruction set, so
-// nothing here may make them emit a function that another unit shares: a linker could keep the
-// AVX-512 copy.
+// What the per-instruction-set translation units (attend.cc, score_*.cc, mean.cc) offer the rest of
+// the cpu backend: plain functions on plain data. Those units are compiled once per instruction
+// set, so nothing here may make them emit a function that another unit shares: a linker could keep
+// the AVX-512 copy.
 
 #include <cstddef>
 #include <cstdint>

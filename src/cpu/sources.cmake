@@ -1,5 +1,5 @@
-# The cpu backend. attend.cc and score.cc are compiled once per instruction set, each time into its own
-# namespace; everything else is compiled for the base instruction set of the target.
+# The cpu backend. The kernels are compiled once per instruction set, each time into its own namespace;
+# everything else is compiled for the base instruction set of the target.
 target_sources(flexprefill PRIVATE cpu/backend.cc cpu/head_scores.cc cpu/isa.cc cpu/plan.cc)
 
 set(FLEXPREFILL_CPU_ISAS portable)
@@ -20,7 +20,7 @@ foreach(isa IN LISTS FLEXPREFILL_CPU_ISAS)
   set(FLEXPREFILL_CPU_DEFINITIONS_${isa} FLEXPREFILL_ISA=${isa} FLEXPREFILL_SIMD=${level})
   math(EXPR level "${level} + 1")
   set(target flexprefill_cpu_${isa})
-  add_library(${target} OBJECT cpu/attend.cc cpu/score.cc)
+  add_library(${target} OBJECT cpu/attend.cc cpu/mean.cc cpu/score_coverage.cc cpu/score_official.cc)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
   target_compile_definitions(${target} PRIVATE ${FLEXPREFILL_CPU_DEFINITIONS_${isa}})
   target_compile_options(${target} PRIVATE ${FLEXPREFILL_CPU_FLAGS_${isa}})

@@ -1,8 +1,7 @@
 #pragma once
 
-// The two building blocks of attend.cc and score.cc: packing tokens into a tile of units, and the
-// register-tiled product of two tiles. Included after simd.h, in the namespace of the instruction
-// set.
+// The two building blocks of the kernels: packing tokens into a tile of units, and the
+// register-tiled product of two tiles. In the namespace of the instruction set.
 //
 // Lanes are queries: a tile of queries is stored transposed, [units, lanes], and cut into strips of
 // kStrip lanes, each contiguous. S^T = K Q^T and O^T += V^T P^T are then the same product: rows of

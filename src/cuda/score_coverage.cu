@@ -1,6 +1,6 @@
 // Rule::kCoverage, the pass over the keys: probe rows times key blocks with wgmma, and per row and
-// block three numbers (maximum, near sum, far sum: src/cpu/score.cc says what they are). The block
-// means of the keys come from the same tiles.
+// block three numbers (maximum, near sum, far sum: BlockMass of src/cpu/kernels.h). The block means
+// of the keys come from the same tiles.
 //
 // One block of threads takes a run of key blocks for up to four query heads of a kv head. The
 // heads' probe rows stay in shared memory, key tiles alternate between two buffers, and while the

@@ -1,144 +1,10 @@
-// The part of plan() that reads keys: one head's probe rows against all keys they see. As in
-// attend.cc lanes are queries, so the softmax statistics of a row never cross lanes. Compiled once
-// per instruction set.
-//
-// Rule::kCoverage takes one pass and keeps three numbers per row and key block; plan.cc brings the
-// blocks of a row to a common maximum afterwards. Rule::kOfficial needs every probability by key
-// and by distance, so it takes two passes: the maximum and sum of each row, then the sums of P.
+// Rule::kOfficial needs every probability by key and by distance, so it takes two passes over the
+// keys: the maximum and sum of each row, then the sums of P. Compiled once per instruction set.
 
-#include "cpu/kernels.h"
-#include "cpu/tile.h"
+#include "cpu/score_parts.h"
 
 namespace flexprefill::internal::FLEXPREFILL_ISA {
-
-void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, bool round,
-                    float* mean);
-
 namespace {
-
-constexpr float kMasked = -3.0e38f;  // score of a key that a row must not see; finite, so that no
-                                     // NaN comes from inf - inf
-
-// kOfficial keeps the probabilities of a block as [128 keys, kSkewStride], kSkewPad zeros on both
-// sides of the 128 rows: reading with stride kSkewStride + 1 walks along a diagonal, that is a
-// distance.
-constexpr int kSkewPad = 16;
-constexpr int kSkewStride = kTile + 2 * kSkewPad;
-
-template <typename Product>
-struct ScoreScratch {
-  using Unit = typename Product::Unit;
-  int units, stride;
-  Unit* k;       // [128, stride]
-  Unit* q;       // strips of [units, lanes]
-  float* s;      // [128, kSkewStride]; kCoverage: [128, lanes] of the strip at hand
-  float* limit;  // [128] keys of the block at hand that a row sees; <= 0: none
-  float* split;  // [128] keys of any block that are at the row's own offset or before it
-  float* max;    // [128]
-  float* sum;    // [128]
-  size_t bytes;
-
-  ScoreScratch(void* memory, int head_dim) {
-    units = (head_dim + Product::kDepth - 1) / Product::kDepth;
-    stride = tile_stride(units);
-    char* const begin = static_cast<char*>(memory);
-    char* next = begin;
-    const auto take = [&next](int64_t count) {
-      char* const at = next;
-      next += (count * 4 + 63) / 64 * 64;
-      return at;
-    };
-    k = reinterpret_cast<Unit*>(take(int64_t{kTile} * stride));
-    q = reinterpret_cast<Unit*>(take(int64_t{kTile} * units));
-    s = reinterpret_cast<float*>(take(int64_t{kTile} * kSkewStride));
-    limit = reinterpret_cast<float*>(take(kTile));
-    split = reinterpret_cast<float*>(take(kTile));
-    max = reinterpret_cast<float*>(take(kTile));
-    sum = reinterpret_cast<float*>(take(kTile));
-    bytes = static_cast<size_t>(next - begin);
-  }
-};
-
-// Sets limit for the block at first_key; true when some row does not see all of the block's 128
-// keys.
-bool set_limits(const ScoreItem& item, int64_t first_key, float* limit) {
-  const int64_t keys = min_int64(kTile, item.keys - first_key);
-  for (int r = 0; r < kTile; ++r) {
-    const int64_t seen = min_int64(keys, item.first_position + r + 1 - first_key);
-    limit[r] = static_cast<float>(seen < 0 ? 0 : seen);
-  }
-  return limit[0] < kTile || keys < kTile;
-}
-
-TokenRows keys_from(const ScoreItem& item, int64_t first_key) {
-  const int bytes = item.k.dtype == DType::kF32 ? 4 : 2;
-  return {row_of(item.k, first_key, bytes), item.k.dtype, item.k.stride};
-}
-
-// Scores s [keys, kVecs * kLanes] of one strip -> its part of the block's mass.
-template <int kVecs>
-void add_up_strip(const float* s, int keys, float c, bool edge, const float* limit,
-                  const float* split, BlockMass* mass, int first) {
-  constexpr int kStride = kVecs * kLanes;
-  for (int x = 0; x < kVecs; ++x) {
-    const Vec seen = load_f32(limit + first + x * kLanes);
-    const Vec own = load_f32(split + first + x * kLanes);
-    const float* const lanes = s + x * kLanes;
-    Vec top = broadcast(kMasked);
-    for (int n = 0; n < keys; ++n) {
-      Vec score = load_f32(lanes + n * kStride);
-      if (edge) {
-        score = select(less(broadcast(static_cast<float>(n)), seen), score, broadcast(kMasked));
-      }
-      top = max(top, score);
-    }
-    Vec near = broadcast(0.0f), far = broadcast(0.0f);
-    for (int n = 0; n < keys; ++n) {
-      const Vec key = broadcast(static_cast<float>(n));
-      Vec p = exp2_of_nonpositive((load_f32(lanes + n * kStride) - top) * broadcast(c));
-      if (edge) p = select(less(key, seen), p, broadcast(0.0f));
-      const Mask is_near = less(key, own);
-      near = near + select(is_near, p, broadcast(0.0f));
-      far = far + select(is_near, broadcast(0.0f), p);
-    }
-    store_f32(mass->max + first + x * kLanes, top);
-    store_f32(mass->near + first + x * kLanes, near);
-    store_f32(mass->far + first + x * kLanes, far);
-  }
-}
-
-template <typename Product>
-void coverage_mass(const ScoreItem& item, BlockMass* mass, void* memory) {
-  const ScoreScratch<Product> scratch(memory, item.head_dim);
-  pack_rows<Product>(item.q, item.rows, round_up(item.rows, kLanes), item.head_dim, scratch.k,
-                     scratch.stride);
-  transpose_to_strips(scratch.k, scratch.stride, item.rows, scratch.units, scratch.q);
-  for (int r = 0; r < kTile; ++r) {
-    scratch.split[r] = static_cast<float>(((item.first_position + r) & (kTile - 1)) + 1);
-  }
-  for (int64_t first_key = 0; first_key < item.keys; first_key += kTile, ++mass) {
-    const bool edge = set_limits(item, first_key, scratch.limit);
-    const int keys = static_cast<int>(min_int64(kTile, item.keys - first_key));
-    const int even_keys = round_up(keys, 2);
-    const TokenRows tokens = keys_from(item, first_key);
-    Left<typename Product::Unit> k = rows_in_place<Product>(tokens, item.head_dim);
-    if (k.data == nullptr || keys != even_keys) {
-      pack_rows<Product>(tokens, keys, even_keys, item.head_dim, scratch.k, scratch.stride);
-      k = {scratch.k, scratch.stride, 1};
-    }
-    for (int first = 0; first < item.rows; first += kStrip) {
-      with_vecs(strip_vecs(item.rows, first), [&]<int kVecs>() {
-        multiply<Product, kVecs, Sums::kFresh>(k, scratch.q + first * scratch.units, even_keys,
-                                               scratch.units, nullptr, scratch.s);
-        add_up_strip<kVecs>(scratch.s, keys, item.scale_log2, edge, scratch.limit, scratch.split,
-                            mass, first);
-      });
-    }
-  }
-}
-
-// kOfficial
-// ------------------------------------------------------------------------------------------
 
 // Both operands are bf16 values, so a product of bf16 loses nothing.
 #ifdef FLEXPREFILL_BF16_PRODUCT
@@ -296,20 +162,6 @@ void add_diagonals(const ScoreItem& item, int64_t first_key, int keys, const flo
 
 }  // namespace
 
-size_t score_scratch_bytes(int32_t head_dim) {
-  return ScoreScratch<F32Product>(nullptr, head_dim).bytes;  // the larger of the two
-}
-
-void coverage_mass_f32(const ScoreItem& item, BlockMass* mass, void* scratch) {
-  coverage_mass<F32Product>(item, mass, scratch);
-}
-
-#ifdef FLEXPREFILL_BF16_PRODUCT
-void coverage_mass_bf16(const ScoreItem& item, BlockMass* mass, void* scratch) {
-  coverage_mass<Bf16Product>(item, mass, scratch);
-}
-#endif
-
 void official_mass(const ScoreItem& item, float* vertical, float* slash, float* row_mass,
                    float* probe_mean, void* memory) {
   const OfficialScratch scratch(memory, item.head_dim);
@@ -334,41 +186,6 @@ void official_mass(const ScoreItem& item, float* vertical, float* slash, float* 
     add_columns(item, keys, scratch.s, per_row, vertical + first_key);
     add_diagonals(item, first_key, keys, scratch.s, per_row, slash);
   }
-}
-
-void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, bool round,
-                    float* mean) {
-  constexpr int kVecs = 4;  // columns of one pass over the tokens, summed in registers
-  alignas(64) float sums[256 + kVecs * 16] = {};
-  const auto add = [&]<DType kType>() {
-    int c = 0;
-    for (; c + kVecs * kLanes <= columns; c += kVecs * kLanes) {
-      Vec sum[kVecs];
-      for (Vec& x : sum) x = broadcast(0.0f);
-      for (int64_t t = 0; t < count; ++t) {
-        const char* row = static_cast<const char*>(row_of(tokens, t, kBytes<kType>));
-        FLEXPREFILL_UNROLL
-        for (int x = 0; x < kVecs; ++x) {
-          const Vec value = load_as_f32<kType>(row + (c + x * kLanes) * kBytes<kType>);
-          sum[x] = sum[x] + (round ? round_to_bf16(value) : value);
-        }
-      }
-      FLEXPREFILL_UNROLL
-      for (int x = 0; x < kVecs; ++x) store_f32(sums + c + x * kLanes, sum[x]);
-    }
-    for (int64_t t = 0; t < count && c < columns; ++t) {
-      const char* row = static_cast<const char*>(row_of(tokens, t, kBytes<kType>));
-      convert_row<kType>(row + c * kBytes<kType>, columns - c, [&](int at, Vec x) {
-        float* const sum = sums + c + at;
-        store_f32(sum, load_f32(sum) + (round ? round_to_bf16(x) : x));
-      });
-    }
-  };
-  if (tokens.dtype == DType::kF32) add.operator()<DType::kF32>();
-  if (tokens.dtype == DType::kF16) add.operator()<DType::kF16>();
-  if (tokens.dtype == DType::kBF16) add.operator()<DType::kBF16>();
-  const float inverse = 1.0f / static_cast<float>(count > 0 ? count : 1);
-  for (int c = 0; c < columns; ++c) mean[c] = sums[c] * inverse;
 }
 
 }  // namespace flexprefill::internal::FLEXPREFILL_ISA
