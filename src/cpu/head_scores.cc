@@ -1,5 +1,5 @@
-// Around the kernels that read the keys: brings their sums to a common maximum, and pools q and k
-// into the means that the selectors compare. Scratch is O(128 * k_blocks) for kCoverage and
+// Around the kernels that read the keys: lays out what they fill, and pools q and k into the means
+// that the selectors compare. Scratch is O(128 * k_blocks) for kCoverage and
 // O(kv_len) for kOfficial.
 
 #include "cpu/head_scores.h"
@@ -40,65 +40,30 @@ ScoreItem score_item(const AttentionProblem& problem, int32_t h) {
   return item;
 }
 
-// Brings the blocks of each probe row to the row's own maximum and normalises: fills row_mass and
-// slash, both cleared by the caller. Returns the number of rows that see keys.
-int32_t combine_mass(const AttentionProblem& problem, std::span<BlockMass> blocks,
-                     std::span<float> row_mass, int64_t row_stride, std::span<double> slash) {
-  const ProbeRows probes = probe_rows(problem);
-  const int64_t first_bucket = first_slash_bucket(problem);
-  const double scale = softmax_scale_of(problem);
-  int32_t rows = 0;
-  for (int32_t r = 0; r < probes.count; ++r) {
-    const int64_t position = probes.first_position + r;
-    if (position < 0) continue;
-    ++rows;
-    const auto seen = std::min(blocks.size(), static_cast<size_t>(position / kBlock) + 1);
-    float top = blocks[0].max[r];
-    for (size_t j = 1; j < seen; ++j) top = std::max(top, blocks[j].max[r]);
-    double total = 0.0;
-    for (size_t j = 0; j < seen; ++j) {
-      BlockMass& block = blocks[j];
-      const auto factor = static_cast<float>(std::exp((double{block.max[r]} - top) * scale));
-      block.near[r] *= factor;
-      block.far[r] *= factor;
-      total += static_cast<double>(block.near[r]) + block.far[r];
-    }
-    float* const mass = row_mass.data() + r * row_stride;
-    for (size_t j = 0; j < seen; ++j) {
-      const double near = blocks[j].near[r] / total, far = blocks[j].far[r] / total;
-      mass[j] = static_cast<float>(near + far);
-      // Keys further into their block than the row is into its own are one bucket nearer.
-      const int64_t bucket = position / kBlock - static_cast<int64_t>(j) - first_bucket;
-      slash[static_cast<size_t>(bucket)] += near;
-      if (far != 0.0) slash[static_cast<size_t>(bucket - 1)] += far;
-    }
-  }
-  for (double& value : slash) value /= rows;
-  return rows;
-}
-
 struct HeadScorer {
   const Kernels& kernels;
   const AttentionProblem& problem;
   int32_t h;
   HeldKeyMeans& held;
 
-  // [blocks, head_dim] means of the tokens in each block.
-  void k_means(std::span<float> means, int32_t k_blocks, Rule rule) const {
-    const bool official = rule == Rule::kOfficial;
-    if (held.filled && held.rule == rule) return;
+  // Whether the key means have to be computed: they are not those of the head before.
+  bool wants_k_means(Rule rule) const {
+    if (held.filled && held.rule == rule) return false;
     held = {true, rule};
-    const int64_t keys = visible_keys(problem), head_dim = problem.q.head_dim;
+    return true;
+  }
+
+  // [k_blocks, head_dim] in bf16, as kOfficial has them.
+  void official_k_means(std::span<float> means, int32_t k_blocks) const {
+    if (!wants_k_means(Rule::kOfficial)) return;
+    const int64_t keys = problem.kv.k.tokens, head_dim = problem.q.head_dim;
     for (int32_t j = 0; j < k_blocks; ++j) {
       const int64_t begin = int64_t{j} * kBlock;
-      float* const mean = means.data() + j * head_dim;
       kernels.mean_of_tokens(rows_of(problem.kv.k, kv_head(problem, h), begin),
-                             std::clamp<int64_t>(keys - begin, 0, kBlock), problem.q.head_dim,
-                             official, mean);
-      if (official) {
-        for (int64_t c = 0; c < head_dim; ++c) mean[c] = round_to_bf16(mean[c]);
-      }
+                             std::min<int64_t>(keys - begin, kBlock), problem.q.head_dim,
+                             /*round=*/true, means.data() + j * head_dim);
     }
+    for (float& mean : means) mean = round_to_bf16(mean);
   }
 
   // [q_blocks, head_dim]; kOfficial averages over a zero-padded block and rescales the last, in
@@ -133,21 +98,30 @@ struct HeadScorer {
     const auto slash = arena.take<double>(slash_buckets(problem));
     const auto probe_mean = arena.take<float>(head_dim);
     const auto q_mean = arena.take<float>(query_aware ? grid.q_blocks * head_dim : 0);
-    const auto mass = arena.take<BlockMass>((visible_keys(problem) + kBlock - 1) / kBlock);
+    const auto blocks = arena.take<BlockMass>((visible_keys(problem) + kBlock - 1) / kBlock);
     const auto scratch = arena.take<std::byte>(kernel_scratch_bytes());
     if (scratch.empty()) return {};
 
-    const ScoreItem item = score_item(problem, h);
-    const bool bf16 = kernels.coverage_mass_bf16 != nullptr && problem.q.dtype == DType::kBF16 &&
-                      problem.kv.k.dtype == DType::kBF16;
-    (bf16 ? kernels.coverage_mass_bf16 : kernels.coverage_mass_f32)(item, mass.data(),
-                                                                    scratch.data());
     std::fill(row_mass.begin(), row_mass.end(), 0.0f);
     std::fill(slash.begin(), slash.end(), 0.0);
-    const int32_t seeing = combine_mass(problem, mass, row_mass, grid.k_blocks, slash);
+    const bool bf16 = kernels.coverage_mass_bf16 != nullptr && problem.q.dtype == DType::kBF16 &&
+                      problem.kv.k.dtype == DType::kBF16;
+    (bf16 ? kernels.coverage_mass_bf16 : kernels.coverage_mass_f32)(
+        score_item(problem, h),
+        {.blocks = blocks.data(),
+         .row_mass = row_mass.data(),
+         .row_stride = grid.k_blocks,
+         .slash = slash.data(),
+         .first_bucket = first_slash_bucket(problem),
+         .slash_buckets = slash_buckets(problem),
+         .k_mean = wants_k_means(Rule::kCoverage) ? k_mean.data() : nullptr},
+        scratch.data());
+    // Rows before the first key see none: they count in no mean.
+    const auto seeing =
+        static_cast<int32_t>(std::min<int64_t>(rows, probe_rows(problem).first_position + rows));
+    for (double& value : slash) value /= seeing;
     kernels.mean_of_tokens(rows_of(problem.q, h, problem.q.tokens - seeing), seeing,
                            problem.q.head_dim, /*round=*/false, probe_mean.data());
-    k_means(k_mean, grid.k_blocks, Rule::kCoverage);
     if (query_aware) q_means(q_mean, grid, /*official=*/false);
     return {row_mass, slash, probe_mean, q_mean, k_mean, softmax_scale_of(problem)};
   }
@@ -167,7 +141,7 @@ struct HeadScorer {
     kernels.official_mass(score_item(problem, h), vertical.data(), slash.data(), row_mass.data(),
                           probe_mean.data(), scratch.data());
     for (float& value : probe_mean) value = round_to_bf16(value);
-    k_means(k_mean, grid.k_blocks, Rule::kOfficial);
+    official_k_means(k_mean, grid.k_blocks);
     if (query_aware) q_means(q_mean, grid, /*official=*/true);
     return {vertical, slash, probe_mean, q_mean, k_mean, row_mass};
   }

@@ -15,8 +15,8 @@ namespace flexprefill::internal {
   void attend_f32(const AttendItem& item, void* scratch);                                   \
   void attend_bf16(const AttendItem& item, void* scratch);                                  \
   size_t score_scratch_bytes(int32_t head_dim);                                             \
-  void coverage_mass_f32(const ScoreItem& item, BlockMass* mass, void* scratch);            \
-  void coverage_mass_bf16(const ScoreItem& item, BlockMass* mass, void* scratch);           \
+  void coverage_mass_f32(const ScoreItem& item, const CoverageMass& mass, void* scratch);   \
+  void coverage_mass_bf16(const ScoreItem& item, const CoverageMass& mass, void* scratch);  \
   void official_mass(const ScoreItem& item, float* vertical, float* slash, float* row_mass, \
                      float* probe_mean, void* scratch);                                     \
   void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, bool round,  \

@@ -63,14 +63,25 @@ struct ScoreItem {
   float scale_log2;  // softmax_scale * log2(e); unused by kOfficial, which has its own
 };
 
-// What one key block gives one probe row under kCoverage: the largest score and, relative to it,
-// the sum of exp(softmax_scale * score) of the keys at an offset in their block not beyond the
-// row's own (distance bucket I - j), and of the others (bucket I - j - 1). A row that sees none of
-// the keys has both sums 0.
+// What one key block gives the probe rows under kCoverage: the largest score of a row and, relative
+// to it, the sum of exp(softmax_scale * score) of the keys at an offset in their block not beyond
+// the row's own (distance bucket I - j), and of the others (bucket I - j - 1). A row that sees none
+// of the keys has both sums 0.
 struct BlockMass {
   float max[kBlockTokens];  // [rows], not yet scaled
   float near[kBlockTokens];
   float far[kBlockTokens];
+};
+
+// Where the scores of one head go under kCoverage.
+struct CoverageMass {
+  BlockMass* blocks;  // [ceil(keys / 128)] scratch
+  float* row_mass;    // [rows, row_stride] mass of each of the blocks; 0 in rows that see no key
+  int64_t row_stride;
+  double* slash;  // [slash_buckets] mass by distance, added to what is there, not yet over the rows
+  int64_t first_bucket;  // distance / 128 of the first
+  int32_t slash_buckets;
+  float* k_mean;  // [ceil(keys / 128), head_dim], or null: not wanted
 };
 
 // The entry points of one instruction set. `scratch` is 64-byte aligned and private to the thread.
@@ -80,10 +91,10 @@ struct Kernels {
   void (*attend_bf16)(const AttendItem& item,
                       void* scratch);  // bf16 products; null = not in this set
 
-  // mass is [ceil(keys / 128)].
   size_t (*score_scratch_bytes)(int32_t head_dim);
-  void (*coverage_mass_f32)(const ScoreItem& item, BlockMass* mass, void* scratch);
-  void (*coverage_mass_bf16)(const ScoreItem& item, BlockMass* mass, void* scratch);  // or null
+  void (*coverage_mass_f32)(const ScoreItem& item, const CoverageMass& mass, void* scratch);
+  void (*coverage_mass_bf16)(const ScoreItem& item, const CoverageMass& mass,
+                             void* scratch);  // or null
 
   // Rule::kOfficial, steps 1 to 3: means over the rows of P per key and per distance, and the mass
   // of each key block: vertical [keys], slash [keys], row_mass [rows, ceil(keys / 128)]; and the

@@ -10,6 +10,9 @@
 
 namespace flexprefill::internal::FLEXPREFILL_ISA {
 
+void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, bool round,
+                    float* mean);
+
 // Score of a key that a row must not see; finite, so that no NaN comes from inf - inf.
 inline constexpr float kMasked = -3.0e38f;
 // Scores decide what is kept: full fp32 precision on every path.
