@@ -5,6 +5,7 @@
 // Formulas: docs/algorithm.md.
 
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "flexprefill/backend.h"
@@ -42,6 +43,7 @@ struct CoverageScores {
                                   // may be empty when tau is 0 (no head is query-aware)
   std::span<const float> k_mean;  // [k_blocks, head_dim] mean of k over each key block's tokens
   float softmax_scale = 0.0f;
+  std::function<void()> fill_q_mean = {};  // called before q_mean is read, which takes all of q
 };
 
 // Scores of one head for Rule::kOfficial; q_len == kv_len, q_start == 0. Everything "bf16" is
@@ -56,6 +58,7 @@ struct OfficialScores {
   std::span<const float> k_mean;    // [k_blocks, head_dim] bf16
   std::span<const float> row_mass;  // [probe rows, k_blocks] as above, or empty: coverage is not
                                     // measured
+  std::function<void()> fill_q_mean = {};  // as above
 };
 
 // True when `policy` runs this problem dense without scoring (short prompts, gamma = 1 with

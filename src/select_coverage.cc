@@ -95,6 +95,7 @@ void select_vertical_slash(const AttentionProblem& problem, const FlexPrefill& p
 
 void select_query_aware(const AttentionProblem& problem, const FlexPrefill& policy,
                         const CoverageScores& scores, const BlockMask& mask, int32_t h) {
+  if (scores.fill_q_mean) scores.fill_q_mean();
   const size_t head_dim = scores.probe_mean.size();
   std::vector<float> weights;
   for (int32_t i = 0; i < mask.q_blocks; ++i) {

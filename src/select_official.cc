@@ -102,6 +102,7 @@ int32_t official_block_count(int64_t tokens, const FlexPrefill& policy, int32_t 
 
 void decide_query_aware(const AttentionProblem& problem, const FlexPrefill& policy,
                         const OfficialScores& scores, OfficialDecisions& decisions) {
+  if (scores.fill_q_mean) scores.fill_q_mean();
   const int32_t k_blocks = block_grid(problem).k_blocks;
   const size_t head_dim = scores.probe_mean.size();
   const float inverse_sqrt = 1.0f / std::sqrt(static_cast<float>(head_dim));

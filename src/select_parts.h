@@ -18,9 +18,18 @@ struct Scored {
   int32_t index = 0;
 };
 
-inline float dot(const float* a, const float* b, size_t n) {
-  float sum = 0.0f;
-  for (size_t c = 0; c < n; ++c) sum += a[c] * b[c];
+// In as many parts as compilers need to keep vectors of them in registers.
+template <typename Sum = float>
+Sum dot(const float* a, const float* b, size_t n) {
+  constexpr size_t kParts = 16;
+  Sum parts[kParts] = {};
+  size_t c = 0;
+  for (; c + kParts <= n; c += kParts) {
+    for (size_t x = 0; x < kParts; ++x) parts[x] += Sum{a[c + x]} * Sum{b[c + x]};
+  }
+  for (size_t x = 0; c < n; ++c, ++x) parts[x] += Sum{a[c]} * Sum{b[c]};
+  Sum sum = 0;
+  for (const Sum part : parts) sum += part;
   return sum;
 }
 

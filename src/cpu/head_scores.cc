@@ -122,8 +122,8 @@ struct HeadScorer {
     for (double& value : slash) value /= seeing;
     kernels.mean_of_tokens(rows_of(problem.q, h, problem.q.tokens - seeing), seeing,
                            problem.q.head_dim, /*round=*/false, probe_mean.data());
-    if (query_aware) q_means(q_mean, grid, /*official=*/false);
-    return {row_mass, slash, probe_mean, q_mean, k_mean, softmax_scale_of(problem)};
+    const auto fill_q_mean = [*this, q_mean, grid] { q_means(q_mean, grid, /*official=*/false); };
+    return {row_mass, slash, probe_mean, q_mean, k_mean, softmax_scale_of(problem), fill_q_mean};
   }
 
   OfficialScores official(const FlexPrefill& policy, Arena& arena) const {
@@ -142,8 +142,8 @@ struct HeadScorer {
                           probe_mean.data(), scratch.data());
     for (float& value : probe_mean) value = round_to_bf16(value);
     official_k_means(k_mean, grid.k_blocks);
-    if (query_aware) q_means(q_mean, grid, /*official=*/true);
-    return {vertical, slash, probe_mean, q_mean, k_mean, row_mass};
+    const auto fill_q_mean = [*this, q_mean, grid] { q_means(q_mean, grid, /*official=*/true); };
+    return {vertical, slash, probe_mean, q_mean, k_mean, row_mass, fill_q_mean};
   }
 
   int64_t kernel_scratch_bytes() const {
