@@ -66,27 +66,38 @@ double js_distance(std::span<const float> a, std::span<const float> b, double ze
   return std::sqrt(zero == 0 && divergence < 0 ? 0.0 : divergence);
 }
 
-Coverage measure_coverage(const AttentionProblem& problem, std::span<const float> row_mass,
-                          const BlockMask& mask, int32_t h) {
+std::vector<RowShare> kept_shares(const AttentionProblem& problem, std::span<const float> row_mass,
+                                  const BlockMask& mask, int32_t h) {
   const ProbeRows probes = probe_rows(problem);
-  const size_t k_blocks = static_cast<size_t>(mask.k_blocks);
-  Coverage coverage;
-  double sum = 0.0;
-  int32_t rows = 0;
+  const auto k_blocks = static_cast<size_t>(mask.k_blocks);
+  const std::vector<float> all(k_blocks, 1.0f);
+  std::vector<float> kept;  // 1 for the blocks that the row keeps
+  int32_t kept_of = -1;
+  std::vector<RowShare> rows;
   for (int32_t r = 0; r < probes.count; ++r) {
     if (!sees_keys(problem, probes, r)) continue;
-    const float* mass = row_mass.data() + static_cast<size_t>(r) * k_blocks;
-    const int64_t block = (probes.first_position + r) / kBlock;
-    double total = 0.0, kept = 0.0;
-    for (size_t j = 0; j < k_blocks; ++j) total += mass[j];
-    mask.for_each_block(h, static_cast<int32_t>(block - mask.first_q_block),
-                        [&](int32_t j) { kept += mass[j]; });
-    const double share = kept / total;
-    coverage.min_row = std::min(coverage.min_row, share);
-    sum += share;
-    ++rows;
+    const auto i = static_cast<int32_t>((probes.first_position + r) / kBlock - mask.first_q_block);
+    if (i != kept_of) {
+      kept_of = i;
+      kept.assign(k_blocks, 0.0f);
+      mask.for_each_block(h, i, [&](int32_t j) { kept[static_cast<size_t>(j)] = 1.0f; });
+    }
+    const float* const mass = row_mass.data() + static_cast<size_t>(r) * k_blocks;
+    const double total = dot<double>(mass, all.data(), k_blocks);
+    rows.push_back({r, i, total, dot<double>(mass, kept.data(), k_blocks) / total});
   }
-  if (rows > 0) coverage.mean = sum / rows;
+  return rows;
+}
+
+Coverage coverage_of(std::span<const RowShare> rows) {
+  Coverage coverage;
+  if (rows.empty()) return coverage;
+  double sum = 0.0;
+  for (const RowShare& row : rows) {
+    coverage.min_row = std::min(coverage.min_row, row.kept);
+    sum += row.kept;
+  }
+  coverage.mean = sum / static_cast<double>(rows.size());
   return coverage;
 }
 
@@ -95,20 +106,16 @@ void clear_head(const BlockMask& mask, int32_t h) {
   std::fill_n(mask.bits + h * words, words, uint64_t{0});
 }
 
-HeadReport report_head(const AttentionProblem& problem, std::span<const float> row_mass,
-                       const BlockMask& mask, int32_t h, Pattern pattern) {
-  constexpr float kNotMeasured = std::numeric_limits<float>::quiet_NaN();
+HeadReport report_head(const BlockMask& mask, int32_t h, Pattern pattern,
+                       const std::optional<Coverage>& coverage) {
+  constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
   HeadReport report;
   report.pattern = pattern;
   report.kept_blocks = kept_blocks(mask, h);
   report.causal_blocks = causal_blocks(mask);
-  report.divergence = kNotMeasured;
-  report.coverage = report.coverage_min_row = kNotMeasured;
-  if (!row_mass.empty()) {
-    const Coverage coverage = measure_coverage(problem, row_mass, mask, h);
-    report.coverage = static_cast<float>(coverage.mean);
-    report.coverage_min_row = static_cast<float>(coverage.min_row);
-  }
+  report.divergence = static_cast<float>(kNotMeasured);
+  report.coverage = static_cast<float>(coverage ? coverage->mean : kNotMeasured);
+  report.coverage_min_row = static_cast<float>(coverage ? coverage->min_row : kNotMeasured);
   return report;
 }
 
@@ -147,7 +154,7 @@ HeadReport select_a_shape(const BlockMask& mask, int32_t h, const AShape& policy
       mask.set(h, i, static_cast<int32_t>(j));
     }
   }
-  return report_head({}, {}, mask, h, Pattern::kAShape);
+  return report_head(mask, h, Pattern::kAShape, std::nullopt);
 }
 
 }  // namespace flexprefill::internal

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 namespace flexprefill::internal {
 namespace {
@@ -119,19 +118,10 @@ class TopUp {
  public:
   TopUp(const AttentionProblem& problem, const CoverageScores& scores, const BlockMask& mask,
         int32_t h)
-      : mask_(mask), h_(h), row_mass_(scores.row_mass), probes_(probe_rows(problem)) {
-    for (int32_t r = 0; r < probes_.count; ++r) {
-      if (sees_keys(problem, probes_, r)) rows_.push_back(r);
-    }
-    share_.resize(rows_.size());
-    total_.resize(rows_.size());
-    for (size_t n = 0; n < rows_.size(); ++n) {
-      double kept = 0.0;
-      for (int32_t j = 0; j < mask.k_blocks; ++j) total_[n] += mass(rows_[n], j);
-      mask.for_each_block(h, block_row(rows_[n]), [&](int32_t j) { kept += mass(rows_[n], j); });
-      share_[n] = kept / total_[n];
-    }
-  }
+      : mask_(mask),
+        h_(h),
+        row_mass_(scores.row_mass),
+        rows_(kept_shares(problem, scores.row_mass, mask, h)) {}
 
   // Adds blocks, the heaviest first, until the mean share of a probe row reaches gamma; at most
   // `max_added` to a block row. Whether it got there.
@@ -153,34 +143,33 @@ class TopUp {
     return max_added == kNoLimit;
   }
 
+  Coverage coverage() const { return coverage_of(rows_); }
+
  private:
   struct Candidate {
     double mass = 0.0;
     int32_t i = 0, j = 0;
   };
 
-  double mass(int32_t r, int32_t j) const {
-    return row_mass_[static_cast<size_t>(r) * static_cast<size_t>(mask_.k_blocks) +
+  double mass(const RowShare& row, int32_t j) const {
+    return row_mass_[static_cast<size_t>(row.r) * static_cast<size_t>(mask_.k_blocks) +
                      static_cast<size_t>(j)];
   }
 
-  int32_t block_row(int32_t r) const {
-    return static_cast<int32_t>((probes_.first_position + r) / kBlock - mask_.first_q_block);
-  }
-
   bool covered(double gamma) const {
-    const double sum = std::accumulate(share_.begin(), share_.end(), 0.0);
-    return sum >= gamma * static_cast<double>(share_.size());
+    double sum = 0.0;
+    for (const RowShare& row : rows_) sum += row.kept;
+    return sum >= gamma * static_cast<double>(rows_.size());
   }
 
   std::vector<Candidate> list_candidates() const {
     std::vector<Candidate> candidates;
-    for (int32_t i = block_row(rows_.front()); i <= block_row(rows_.back()); ++i) {
+    for (int32_t i = rows_.front().i; i <= rows_.back().i; ++i) {
       for (int32_t j = 0; j < mask_.causal_blocks(i); ++j) {
         if (mask_.test(h_, i, j)) continue;
         Candidate candidate{0.0, i, j};
-        for (const int32_t r : rows_) {
-          if (block_row(r) == i) candidate.mass += mass(r, j);
+        for (const RowShare& row : rows_) {
+          if (row.i == i) candidate.mass += mass(row, j);
         }
         candidates.push_back(candidate);
       }
@@ -190,18 +179,15 @@ class TopUp {
 
   void add(const Candidate& candidate) {
     mask_.set(h_, candidate.i, candidate.j);
-    for (size_t n = 0; n < rows_.size(); ++n) {
-      if (block_row(rows_[n]) == candidate.i) share_[n] += mass(rows_[n], candidate.j) / total_[n];
+    for (RowShare& row : rows_) {
+      if (row.i == candidate.i) row.kept += mass(row, candidate.j) / row.total;
     }
   }
 
   const BlockMask& mask_;
   int32_t h_;
   std::span<const float> row_mass_;  // [probe rows, k_blocks]
-  ProbeRows probes_;
-  std::vector<int32_t> rows_;  // probe rows that see keys
-  std::vector<double> total_;  // [rows_] mass, 1 up to rounding
-  std::vector<double> share_;  // [rows_] kept share of it
+  std::vector<RowShare> rows_;
 };
 
 // Scores of q or k with NaN or infinities rank nothing.
@@ -235,13 +221,13 @@ HeadReport select_coverage(const AttentionProblem& problem, const FlexPrefill& p
                            const CoverageScores& scores, const BlockMask& mask, int32_t h) {
   if (!rankable(scores)) return select_dense(mask, h);
   const Choice choice = select_before_top_up(problem, policy, scores, mask, h);
-  const bool reached = TopUp(problem, scores, mask, h)
-                           .reach(static_cast<double>(policy.gamma), max_budget_blocks(policy));
+  TopUp top_up(problem, scores, mask, h);
+  const bool reached = top_up.reach(static_cast<double>(policy.gamma), max_budget_blocks(policy));
   HeadReport report;
   if (kept_blocks(mask, h) * 100 >= causal_blocks(mask) * kFillPercent) {
     report = select_dense(mask, h);
   } else {
-    report = report_head(problem, scores.row_mass, mask, h, choice.pattern);
+    report = report_head(mask, h, choice.pattern, top_up.coverage());
     report.budget_limited = !reached;
   }
   report.divergence = static_cast<float>(choice.divergence);

@@ -182,7 +182,11 @@ HeadReport select_official(const AttentionProblem& problem, const FlexPrefill& p
   const OfficialDecisions decisions = decide_official(problem, policy, scores);
   expand_official(decisions, mask, h);
   const Pattern pattern = decisions.query_aware ? Pattern::kQueryAware : Pattern::kVerticalSlash;
-  HeadReport report = report_head(problem, scores.row_mass, mask, h, pattern);
+  std::optional<Coverage> coverage;
+  if (!scores.row_mass.empty()) {
+    coverage = coverage_of(kept_shares(problem, scores.row_mass, mask, h));
+  }
+  HeadReport report = report_head(mask, h, pattern, coverage);
   report.divergence = static_cast<float>(decisions.divergence);
   return report;
 }

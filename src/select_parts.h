@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -52,8 +53,17 @@ struct Coverage {
   double mean = 1.0;
   double min_row = 1.0;
 };
-Coverage measure_coverage(const AttentionProblem& problem, std::span<const float> row_mass,
-                          const BlockMask& mask, int32_t h);
+
+// What a probe row that sees keys keeps of its mass under the mask.
+struct RowShare {
+  int32_t r = 0;       // probe row
+  int32_t i = 0;       // row of the mask that it lies in
+  double total = 0.0;  // its mass, 1 up to rounding
+  double kept = 0.0;   // share of that
+};
+std::vector<RowShare> kept_shares(const AttentionProblem& problem, std::span<const float> row_mass,
+                                  const BlockMask& mask, int32_t h);
+Coverage coverage_of(std::span<const RowShare> rows);
 
 // Probe row r sees at least one key.
 inline bool sees_keys(const AttentionProblem& problem, const ProbeRows& probes, int32_t r) {
@@ -62,8 +72,8 @@ inline bool sees_keys(const AttentionProblem& problem, const ProbeRows& probes, 
 
 void clear_head(const BlockMask& mask, int32_t h);
 
-// Pattern, counts and coverage of a finished head; coverage NaN where row_mass is empty.
-HeadReport report_head(const AttentionProblem& problem, std::span<const float> row_mass,
-                       const BlockMask& mask, int32_t h, Pattern pattern);
+// Pattern, counts and coverage of a finished head; NaN where the coverage is not measured.
+HeadReport report_head(const BlockMask& mask, int32_t h, Pattern pattern,
+                       const std::optional<Coverage>& coverage);
 
 }  // namespace flexprefill::internal
