@@ -7,7 +7,8 @@ namespace flexprefill::internal::FLEXPREFILL_ISA {
 
 void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, bool round,
                     float* mean) {
-  constexpr int kVecs = 4;  // columns of one pass over the tokens, summed in registers
+  constexpr int kAhead = 16;  // rows: those of q lie half a page apart, too far for the hardware
+  constexpr int kVecs = 4;    // columns of one pass over the tokens, summed in registers
   alignas(64) float sums[256 + kVecs * 16] = {};
   const auto add = [&]<DType kType>() {
     int c = 0;
@@ -16,6 +17,11 @@ void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, boo
       for (Vec& x : sum) x = broadcast(0.0f);
       for (int64_t t = 0; t < count; ++t) {
         const char* row = static_cast<const char*>(row_of(tokens, t, kBytes<kType>));
+        const auto* ahead = static_cast<const char*>(
+            row_of(tokens, min_int64(t + kAhead, count - 1), kBytes<kType>));
+        for (int x = 0; x < kVecs * kLanes; x += 64 / kBytes<kType>) {
+          prefetch(ahead + (c + x) * kBytes<kType>);
+        }
         FLEXPREFILL_UNROLL
         for (int x = 0; x < kVecs; ++x) {
           const Vec value = load_as_f32<kType>(row + (c + x * kLanes) * kBytes<kType>);
