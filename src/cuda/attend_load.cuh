@@ -1,10 +1,10 @@
 #pragma once
 
 // The loading warps keep the rings of K and V filled, block by block of the announced tile's row,
-// from the diagonal down. One warp does it all through TMA, with a copy per tile or per page. Where
-// pages hold a few tokens only (kGather), four warps do, each a quarter of the rows, with one
-// asynchronous copy per 16 bytes: a bulk copy per token would take ten times as long as the
-// products.
+// from the diagonal down. One warp loads K and one V through TMA, with a copy per tile or per page.
+// Where pages hold a few tokens only (kGather), four warps load both, each a quarter of the rows,
+// with one asynchronous copy per 16 bytes: a bulk copy per token would take ten times as long as
+// the products.
 
 #include "cuda/attend_problem.cuh"
 #include "cuda/attend_schedule.cuh"
@@ -51,17 +51,27 @@ class Loader {
       }
       const KeySource source = key_source(problem, id.g);
       BlockList blocks = blocks_of(problem, id, lane_);
-      int32_t key = steps > 0 ? first_key_of<Shape>(blocks.next()) : 0;
-      if (steps > 0) load_k(source, key);
-      if (schedules) scheduler_.load_q(wait_for);
-      for (int32_t step = 1; step <= steps; ++step) {
-        const int32_t previous = key;
-        if (step < steps) {
-          key = step % Shape::kStepsPerBlock != 0 ? key - Shape::kKeys
-                                                  : first_key_of<Shape>(blocks.next());
-          load_k(source, key);
+      int32_t key = 0;
+      const auto key_of = [&](int32_t step) {
+        return step % Shape::kStepsPerBlock != 0 ? key - Shape::kKeys
+                                                 : first_key_of<Shape>(blocks.next());
+      };
+      if constexpr (kGather) {
+        // In the order of use, and Q where it can be waited for.
+        for (int32_t step = 0; step <= steps; ++step) {
+          const int32_t previous = key;
+          if (step < steps) load_k(source, key = key_of(step));
+          if (step == 0 && schedules) scheduler_.load_q(wait_for);
+          if (step > 0) load_v(source, previous);
         }
-        load_v(source, previous);
+      } else {
+        for (int32_t step = 0; step < steps; ++step) {
+          key = key_of(step);
+          if (warp_ == 0)
+            load_k(source, key);
+          else
+            load_v(source, key);
+        }
       }
     }
   }

@@ -94,8 +94,10 @@ struct AttendShape {
 
   static constexpr int kGroups = 2;  // of 4 warps that compute
   static constexpr int kComputeThreads = kGroups * 128;
-  static constexpr int kLoadWarps = kGather ? 4 : 1;
-  // A warp of its own finds the next tile, whose latencies would delay loads. Where all four load,
+  // One loads K, one V, so that neither waits for the other; or four load a quarter of both.
+  static constexpr int kLoadWarps = kGather ? 4 : 2;
+  static constexpr int kLoadArrivals = kGather ? 4 : 1;  // at k_full and v_full
+  // A warp of its own finds the next tile, whose latencies would delay loads. Where four load,
   // the first does.
   static constexpr bool kHasScheduler = !kGather;
   static constexpr int kThreads = kComputeThreads + 128;

@@ -1,9 +1,10 @@
 // The attend kernel of Hopper: one block of threads per multiprocessor takes tiles (128 queries of
-// a head) until none is left. One warp finds the next tile (attend_schedule.cuh), one loads
+// a head) until none is left. One warp finds the next tile (attend_schedule.cuh), two load
 // (attend_load.cuh), eight compute (attend_compute.cuh).
 //
 //   schedule tile, Q      next tile, Q         rings of stages, "full" and "empty" per stage
-//   load     K0  K1 V0 K2 V1 ...
+//   load K   K0  K1  K2 ...
+//   load V       V0  V1 ...
 //   group 0     S0 softmax S1 O0 softmax ...
 //   group 1        S0 softmax ...              the groups take turns issuing their products
 
@@ -30,11 +31,11 @@ __device__ void init_barriers(typename Shape::Shared& shared) {
     init(shared.q_empty[n], kWarps);
   }
   for (int n = 0; n < Shape::kKStages; ++n) {
-    init(shared.k_full[n], Shape::kLoadWarps);
+    init(shared.k_full[n], Shape::kLoadArrivals);
     init(shared.k_empty[n], kWarps);
   }
   for (int n = 0; n < Shape::kVStages; ++n) {
-    init(shared.v_full[n], Shape::kLoadWarps);
+    init(shared.v_full[n], Shape::kLoadArrivals);
     init(shared.v_empty[n], kWarps);
   }
   init(shared.v_tail_landed, 1);
