@@ -1,18 +1,23 @@
 // Times plan() of the cuda backend: medians of event times of a captured graph, without attend().
 //
-//   cuda_plan_bench [kv_len...]     default 8192 32768 131072; head_dim 128, bf16, 32 query / 8 KV
-//   heads
+//   cuda_plan_bench [--steps] [kv_len...]   default 8192 32768 131072; head_dim 128, bf16,
+//                                           32 query / 8 KV heads
 //
 // "noise" is normal q and k, for which every head is query-aware at tau .1 (the dearest plan);
-// "lines" has sinks, far lines and local attention. Run on an idle GPU.
+// "lines" has sinks, far lines and local attention. --steps also prints what each kernel adds:
+// the time of the graph that ends with it less that of the graph that ends before it. Run on an
+// idle GPU.
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <string>
 #include <vector>
 
 #include "cuda/check.h"
@@ -64,12 +69,92 @@ struct Row {
   flexprefill::FlexPrefill policy;
 };
 
-float median(std::vector<float>& ms) {
-  std::sort(ms.begin(), ms.end());
-  return ms[ms.size() / 2];
+// Ascending.
+using Times = std::vector<float>;  // ms
+float median(const Times& times) { return times[times.size() / 2]; }
+
+template <typename Work>
+Times time_runs(cudaStream_t stream, const Work& work) {
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin), "cudaEventCreate");
+  check(cudaEventCreate(&end), "cudaEventCreate");
+  Times times;
+  for (int n = 0; n < kRuns + 3; ++n) {
+    check(cudaEventRecord(begin, stream), "cudaEventRecord");
+    work();
+    check(cudaEventRecord(end, stream), "cudaEventRecord");
+    check(cudaStreamSynchronize(stream), "plan");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
+    if (n >= 3) times.push_back(ms);
+  }
+  check(cudaEventDestroy(begin), "cudaEventDestroy");
+  check(cudaEventDestroy(end), "cudaEventDestroy");
+  std::sort(times.begin(), times.end());
+  return times;
 }
 
-void time_row(const Row& row, void* q, void* k) {
+Times time_graph(cudaStream_t stream, cudaGraph_t graph) {
+  cudaGraphExec_t replay;
+  check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
+  const Times times =
+      time_runs(stream, [&] { check(cudaGraphLaunch(replay, stream), "cudaGraphLaunch"); });
+  check(cudaGraphExecDestroy(replay), "cudaGraphExecDestroy");
+  return times;
+}
+
+// The nodes of a graph that is a chain, in order.
+std::vector<cudaGraphNode_t> chain(cudaGraph_t graph) {
+  size_t count = 0, one = 1;
+  check(cudaGraphGetNodes(graph, nullptr, &count), "cudaGraphGetNodes");
+  std::vector<cudaGraphNode_t> nodes(count);
+  check(cudaGraphGetRootNodes(graph, nodes.data(), &one), "cudaGraphGetRootNodes");
+  for (size_t n = 1; n < count; ++n) {
+    cudaGraphEdgeData edge;
+    check(cudaGraphNodeGetDependentNodes(nodes[n - 1], &nodes[n], &edge, &one),
+          "cudaGraphNodeGetDependentNodes");
+  }
+  return nodes;
+}
+
+// The last part of the kernel's mangled name: _ZN <length> <name> <length> <name> ...
+std::string kernel_name(cudaGraphNode_t node) {
+  cudaKernelNodeParams kernel;
+  const char* mangled = nullptr;
+  check(cudaGraphKernelNodeGetParams(node, &kernel), "cudaGraphKernelNodeGetParams");
+  check(cudaFuncGetName(&mangled, kernel.func), "cudaFuncGetName");
+  std::string name = mangled;
+  char* rest = const_cast<char*>(mangled) + std::strlen("_ZN");
+  while (std::isdigit(*rest)) {
+    const size_t length = std::strtoul(rest, &rest, 10);
+    name.assign(rest, length);
+    rest += length;
+  }
+  return name;
+}
+
+// What each kernel of a captured plan adds to the time of those before it.
+void print_steps(cudaStream_t stream, cudaGraph_t graph) {
+  const std::vector<cudaGraphNode_t> nodes = chain(graph);
+  float before = 0;
+  std::printf("   ");
+  for (size_t n = 0; n < nodes.size(); ++n) {
+    cudaGraph_t part;
+    check(cudaGraphClone(&part, graph), "cudaGraphClone");
+    for (size_t later = n + 1; later < nodes.size(); ++later) {
+      cudaGraphNode_t node;
+      check(cudaGraphNodeFindInClone(&node, nodes[later], part), "cudaGraphNodeFindInClone");
+      check(cudaGraphDestroyNode(node), "cudaGraphDestroyNode");
+    }
+    const float ms = median(time_graph(stream, part));
+    std::printf(" %s %.1f", kernel_name(nodes[n]).c_str(), static_cast<double>(ms - before) * 1e3);
+    before = ms;
+    check(cudaGraphDestroy(part), "cudaGraphDestroy");
+  }
+  std::printf(" us\n");
+}
+
+void time_row(const Row& row, void* q, void* k, bool steps) {
   using namespace flexprefill;
   AttentionProblem problem;
   problem.q = head_view(q, DType::kBF16, row.q_len, kHeads, kHeadDim);
@@ -87,7 +172,6 @@ void time_row(const Row& row, void* q, void* k) {
   check(cudaMemset(scratch, 0xa5, bytes), "cudaMemset");
   cudaStream_t stream;
   cudaGraph_t graph;
-  cudaGraphExec_t replay;
   check(cudaStreamCreate(&stream), "cudaStreamCreate");
   Context context;
   context.stream = stream;
@@ -101,26 +185,7 @@ void time_row(const Row& row, void* q, void* k) {
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
   plan();
   check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin), "cudaEventCreate");
-  check(cudaEventCreate(&end), "cudaEventCreate");
-  std::vector<float> graph_ms, launch_ms;
-  for (int n = 0; n < kRuns + 3; ++n) {
-    for (const bool replayed : {true, false}) {
-      check(cudaEventRecord(begin, stream), "cudaEventRecord");
-      if (replayed) {
-        check(cudaGraphLaunch(replay, stream), "cudaGraphLaunch");
-      } else {
-        plan();
-      }
-      check(cudaEventRecord(end, stream), "cudaEventRecord");
-      check(cudaStreamSynchronize(stream), "plan");
-      float ms = 0;
-      check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
-      if (n >= 3) (replayed ? graph_ms : launch_ms).push_back(ms);
-    }
-  }
+  const Times graph_ms = time_graph(stream, graph), launch_ms = time_runs(stream, plan);
   std::vector<HeadReport> host(kHeads);
   check(cudaMemcpy(host.data(), reports, kHeads * sizeof(HeadReport), cudaMemcpyDeviceToHost),
         "cudaMemcpy");
@@ -143,7 +208,7 @@ void time_row(const Row& row, void* q, void* k) {
       graph_ms.back(), launched, kept / causal, coverage, patterns[0], patterns[2], patterns[3],
       static_cast<double>(bytes) * 1e-6, static_cast<double>(mask.num_words()) * 8e-6);
   std::fflush(stdout);
-  check(cudaGraphExecDestroy(replay), "cudaGraphExecDestroy");
+  if (steps) print_steps(stream, graph);
   check(cudaGraphDestroy(graph), "cudaGraphDestroy");
   check(cudaStreamDestroy(stream), "cudaStreamDestroy");
   check(cudaFree(mask.bits), "cudaFree");
@@ -155,7 +220,14 @@ void time_row(const Row& row, void* q, void* k) {
 
 int main(int argc, char** argv) {
   std::vector<int64_t> lengths;
-  for (int n = 1; n < argc; ++n) lengths.push_back(std::atoll(argv[n]));
+  bool steps = false;
+  for (int n = 1; n < argc; ++n) {
+    if (std::strcmp(argv[n], "--steps") == 0) {
+      steps = true;
+    } else {
+      lengths.push_back(std::atoll(argv[n]));
+    }
+  }
   if (lengths.empty()) lengths = {8192, 32768, 131072};
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
@@ -172,11 +244,11 @@ int main(int argc, char** argv) {
     check(cudaDeviceSynchronize(), "fill");
     const char* const data = lines ? "lines" : "noise";
     for (const int64_t kv_len : lengths) {
-      time_row({data, kv_len, kv_len, {}}, q, k);
-      time_row({data, kv_len, kv_len, {.tau = 0.0f}}, q, k);
-      if (kv_len > 8192) time_row({data, kv_len, 8192, {}}, q, k);
+      time_row({data, kv_len, kv_len, {}}, q, k, steps);
+      time_row({data, kv_len, kv_len, {.tau = 0.0f}}, q, k, steps);
+      if (kv_len > 8192) time_row({data, kv_len, 8192, {}}, q, k, steps);
       if (std::getenv("OFFICIAL") != nullptr && kv_len <= 131072) {
-        time_row({data, kv_len, kv_len, {.rule = flexprefill::Rule::kOfficial}}, q, k);
+        time_row({data, kv_len, kv_len, {.rule = flexprefill::Rule::kOfficial}}, q, k, steps);
       }
     }
   }
