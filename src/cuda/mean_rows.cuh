@@ -1,6 +1,6 @@
 #pragma once
 
-// Mean of some rows of a tensor, by a whole block of threads.
+// Mean of some rows of a tensor, by a whole block of threads or by one warp.
 
 #include "cuda/probe_tile.cuh"
 
@@ -9,6 +9,65 @@ namespace flexprefill::internal::cuda {
 struct AsIs {
   __device__ float operator()(float value) const { return value; }
 };
+
+// Rows of a tensor of 16-bit elements: row(r) is the address of row r of `count`.
+template <typename Row>
+struct Rows {
+  int32_t count, head_dim;
+  bool aligned, is_f16;
+  Row row;
+};
+template <typename Row>
+Rows(int32_t, int32_t, bool, bool, Row) -> Rows<Row>;
+
+// Adds convert(channels [8 chunk, 8 chunk + 8)) of rows first, first + step, ...
+// kWhole: they can be read as 16 bytes. No branch then stands between the loads of a batch, so that
+// all are under way before the first is used; one at a time, their latency is most of a mean.
+template <bool kWhole, typename T, typename Row, typename Convert>
+__device__ __forceinline__ void add_rows(const Rows<Row>& rows, int32_t first, int32_t step,
+                                         int32_t chunk, const Convert& convert, float (&sums)[8]) {
+  constexpr int kBatch = kWhole ? 8 : 1;
+#pragma unroll 1
+  for (int32_t begin = first; begin < rows.count; begin += kBatch * step) {
+    uint4 batch[kBatch] = {};
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {
+      const int32_t r = begin + n * step;
+      if constexpr (kWhole) {
+        if (r < rows.count) batch[n] = *reinterpret_cast<const uint4*>(rows.row(r) + 8 * chunk);
+      } else {
+        alignas(16) uint16_t values[8];
+        load_channels(rows.row(r), chunk, rows.head_dim, rows.aligned, values);
+        batch[n] = *reinterpret_cast<const uint4*>(values);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {  // rows past the last are zeros
+      const uint32_t pairs[4] = {batch[n].x, batch[n].y, batch[n].z, batch[n].w};
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const float2 value = to_float2<T>(pairs[c]);
+        sums[2 * c] += convert(value.x);
+        sums[2 * c + 1] += convert(value.y);
+      }
+    }
+  }
+}
+
+template <typename Row, typename Convert>
+__device__ __forceinline__ void add_rows(const Rows<Row>& rows, int32_t first, int32_t step,
+                                         int32_t chunk, const Convert& convert, float (&sums)[8]) {
+  const bool whole = rows.aligned && rows.head_dim % 8 == 0;
+  if (whole && !rows.is_f16) {
+    add_rows<true, __nv_bfloat16>(rows, first, step, chunk, convert, sums);
+  } else if (whole) {
+    add_rows<true, __half>(rows, first, step, chunk, convert, sums);
+  } else if (!rows.is_f16) {
+    add_rows<false, __nv_bfloat16>(rows, first, step, chunk, convert, sums);
+  } else {
+    add_rows<false, __half>(rows, first, step, chunk, convert, sums);
+  }
+}
 
 // mean[c] = mean over rows [0, rows) of convert(channel c); row(r) is a row's address. `parts` is
 // shared memory of 8 * kThreads floats. Ends with a barrier. Rows are summed in a fixed order.
@@ -20,18 +79,7 @@ __device__ void mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_
   const int32_t group = static_cast<int32_t>(threadIdx.x) / chunks;
   float sums[8] = {};
   if (group < groups) {
-#pragma unroll 4
-    for (int32_t r = group; r < rows; r += groups) {
-      alignas(16) uint16_t values[8];
-      load_channels(row(r), chunk, head_dim, aligned, values);
-#pragma unroll
-      for (int c = 0; c < 8; c += 2) {
-        const uint32_t pair = values[c] | static_cast<uint32_t>(values[c + 1]) << 16;
-        const float2 value = is_f16 ? to_float2<__half>(pair) : to_float2<__nv_bfloat16>(pair);
-        sums[c] += convert(value.x);
-        sums[c + 1] += convert(value.y);
-      }
-    }
+    add_rows(Rows{rows, head_dim, aligned, is_f16, row}, group, groups, chunk, convert, sums);
 #pragma unroll
     for (int c = 0; c < 8; ++c) parts[(group * chunks + chunk) * 8 + c] = sums[c];
   }
@@ -48,24 +96,15 @@ __device__ void mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_
 // The same by one warp without shared memory: [head_dim] to mean[c * stride]. Many loads in flight
 // and no barrier, for callers with a row of means per warp.
 template <typename Row, typename Convert>
-__device__ void warp_mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_f16,
-                               const Row& row, const Convert& convert, float* mean,
-                               int32_t stride) {
+__device__ __forceinline__ void warp_mean_rows(int32_t rows, int32_t head_dim, bool aligned,
+                                               bool is_f16, const Row& row, const Convert& convert,
+                                               float* mean, int32_t stride) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
   const int32_t chunks = (head_dim + 7) / 8, groups = 32 / chunks;
   const int32_t chunk = lane % chunks, group = lane / chunks;
   float sums[8] = {};
-#pragma unroll 8
-  for (int32_t r = group; r < rows; r += groups) {
-    alignas(16) uint16_t values[8] = {};
-    if (group < groups) load_channels(row(r), chunk, head_dim, aligned, values);
-#pragma unroll
-    for (int c = 0; c < 8; c += 2) {
-      const uint32_t pair = values[c] | static_cast<uint32_t>(values[c + 1]) << 16;
-      const float2 value = is_f16 ? to_float2<__half>(pair) : to_float2<__nv_bfloat16>(pair);
-      sums[c] += convert(value.x);
-      sums[c + 1] += convert(value.y);
-    }
+  if (group < groups) {
+    add_rows(Rows{rows, head_dim, aligned, is_f16, row}, group, groups, chunk, convert, sums);
   }
   __syncwarp();
   const float count = static_cast<float>(rows > 0 ? rows : 1);
