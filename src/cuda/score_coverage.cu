@@ -42,7 +42,7 @@ __device__ __forceinline__ int columns_below(int64_t end) {
   return count(first) + count(first + 1);
 }
 
-// A thread's two rows of the block: which columns it sees, and which are near.
+// A thread's two rows of the block: how many of its columns it sees, and how many are near.
 struct RowColumns {
   int seen[2], near[2];
 };
@@ -53,9 +53,15 @@ __device__ __forceinline__ void store_sums(const float (&s)[64], float scale_log
                                            const RowColumns& columns, float* stat, int row) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
+    // Compared where they are used: hoisted out of the loop over heads, 64 predicates would have to
+    // be packed into registers and unpacked again.
+    int near_columns = columns.near[half], seen = columns.seen[half];
+    asm volatile("" : "+r"(near_columns), "+r"(seen));
+    const int last_pair = near_columns & ~1;
+    const float odd = static_cast<float>(near_columns & 1);
     const auto score = [&](int e) {
       const float value = s[e / 2 * 4 + half * 2 + e % 2];
-      return kEdge && e >= columns.seen[half] ? -INFINITY : value;
+      return kEdge && e >= seen ? -INFINITY : value;
     };
     float top[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
 #pragma unroll
@@ -65,17 +71,18 @@ __device__ __forceinline__ void store_sums(const float (&s)[64], float scale_log
     max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
     const float offset = max * scale_log2;
     const float subtract = max == -INFINITY ? 0.0f : offset;  // no key seen: all sums are 0
-    float near[2] = {0.0f, 0.0f}, far[2] = {0.0f, 0.0f};
+    // The near columns are the first ones, so their sum is where the sum of all stands when the
+    // last of them is added: half the instructions of two sums.
+    float all = 0.0f, near = 0.0f;
 #pragma unroll
-    for (int e = 0; e < 32; ++e) {
+    for (int e = 0; e < 32; e += 2) {
       const float p = exp2_approx(fmaf(score(e), scale_log2, -subtract));
-      if (e < columns.near[half]) {
-        near[e % 2] += p;
-      } else {
-        far[e % 2] += p;
-      }
+      const float next = exp2_approx(fmaf(score(e + 1), scale_log2, -subtract));
+      if (e == last_pair) near = fmaf(p, odd, all);
+      all += p + next;
     }
-    float sums[2] = {near[0] + near[1], far[0] + far[1]};
+    if (last_pair == 32) near = all;
+    float sums[2] = {near, all - near};  // not negative: rounding keeps the order
 #pragma unroll
     for (float& sum : sums) {
       sum += __shfl_xor_sync(~0u, sum, 1);
@@ -94,14 +101,16 @@ __device__ __forceinline__ void add_up_columns(const unsigned char* tile, float2
   const int column = static_cast<int>(threadIdx.x) % L::kColumns;
   const int part = static_cast<int>(threadIdx.x) / L::kColumns;
   if (part >= L::kParts) return;
-  constexpr int kRows = 128 / L::kParts;
   float2 sum = {0.0f, 0.0f};
-#pragma unroll 4
-  for (int r = part * kRows; r < (part + 1) * kRows; ++r) {
-    const uint32_t at = chunk_offset(r, column / 4) + static_cast<uint32_t>(column % 4) * 4;
-    const float2 value = to_float2<T>(*reinterpret_cast<const uint32_t*>(tile + at));
-    sum.x += value.x;
-    sum.y += value.y;
+  for (int r = part; r < 8; r += L::kParts) {  // rows 8 apart lie alike in the swizzle
+    const unsigned char* const rows =
+        tile + chunk_offset(r, column / 4) + static_cast<uint32_t>(column % 4) * 4;
+#pragma unroll
+    for (int n = 0; n < 16; ++n) {
+      const float2 value = to_float2<T>(*reinterpret_cast<const uint32_t*>(rows + n * 8 * 128));
+      sum.x += value.x;
+      sum.y += value.y;
+    }
   }
   parts[part * L::kColumns + column] = sum;
 }
@@ -174,10 +183,17 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
   }
   const auto load_keys = [&](int32_t j) {
     const int64_t first = int64_t{j} * kBlock;
-    load_tile<kHeadDim, L::kThreads>(base + L::kKeys + (j & 1) * L::kTile,
-                                     static_cast<int>(plan_min(128, s.visible_keys - first)),
-                                     p.head_dim, p.k_aligned,
-                                     [&](int r) { return key_row(p, first + r, item.g); });
+    const uint32_t to = base + L::kKeys + (j & 1) * L::kTile;
+    const int rows = static_cast<int>(plan_min(128, s.visible_keys - first));
+    if (p.page_size == 0) {
+      const uint16_t* const keys = key_row(p, first, item.g);
+      const int64_t stride = p.k_token_stride;
+      load_tile<kHeadDim, L::kThreads>(to, rows, p.head_dim, p.k_aligned,
+                                       [=](int r) { return keys + r * stride; });
+    } else {
+      load_tile<kHeadDim, L::kThreads>(to, rows, p.head_dim, p.k_aligned,
+                                       [&](int r) { return key_row(p, first + r, item.g); });
+    }
     copy_async_commit();
   };
   load_keys(item.first_block);
