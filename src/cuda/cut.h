@@ -56,6 +56,9 @@ struct KeyMass {
   const Keys& keys;
 
   FLEXPREFILL_DEVICE_FN uint32_t key(int32_t x) const { return keys(x); }
+  FLEXPREFILL_DEVICE_FN static uint32_t key_of_mass(float mass) {
+    return score_key(mass * static_cast<float>(1.0 / kMassUnits));
+  }
   FLEXPREFILL_DEVICE_FN Tally tally(int32_t x) const { return {mass_of_key(keys(x)), 1}; }
 };
 
@@ -82,6 +85,7 @@ struct WeightMass {
     return std::bit_cast<uint32_t>(weights[x]) + 1;
 #endif
   }
+  FLEXPREFILL_DEVICE_FN static uint32_t key_of_mass(float mass) { return score_key(mass); }
   FLEXPREFILL_DEVICE_FN ShortTally tally(int32_t x) const {
 #ifdef __CUDA_ARCH__
     return {__float2uint_rn(weights[x]), 1};
@@ -139,10 +143,16 @@ FLEXPREFILL_DEVICE_FN Cut cut_scores(const Team& team, int32_t n, const Scores& 
   // All keys >= low suffice, all >= high do not (there are none).
   uint32_t low = 1, high = 0x7f800002u;
   AnyTally above;  // of the keys >= high
-  while (high - low > 1) {
+  // Two guesses spare the first rounds: scores below their share of what may be left out are not
+  // needed, and few cuts lie more than 2^4 above that.
+  const double spare = (static_cast<double>(from_low.mass) - rule.target) / (n > 0 ? n : 1);
+  uint32_t guess = scores.key_of_mass(spare > 0.0 ? static_cast<float>(spare) : 0.0f);
+  for (int32_t round = 0; high - low > 1; ++round) {
     // A single key is left between them: it is the last one kept.
     if (from_low.count == above.count + 1) return {low - 1, 0};
-    const uint32_t middle = low + (high - low) / 2;
+    uint32_t middle = low + (high - low) / 2;
+    if (round < 2 && guess > low && guess < high) middle = guess;
+    guess += 4u << 23;
     const AnyTally tally = tally_from(team, n, scores, middle);
     if (rule.suffices(tally)) {
       low = middle;
