@@ -13,7 +13,7 @@ namespace flexprefill::internal::cuda {
 
 // The slices of a problem's scratch that belong to head h.
 struct HeadScores {
-  float* stats;         // [k_blocks, kStatPlanes, 128]
+  float* stats;         // [stat_blocks, kStatPlanes, 128]
   float* row_stats;     // [2, 128] maximum in log2 units, 1 / sum
   double* sums;         // [kSumPlanes, k_blocks]
   float* vertical;      // [k_blocks]
@@ -31,6 +31,9 @@ struct HeadScores {
   // kOfficial, second pass: sums of block j along the diagonals row - key = -127 .. 127, [256];
   // they take the place of the maxima and sums of the first pass.
   FLEXPREFILL_DEVICE_FN float* diagonals(int32_t j) const { return stat(j, 1); }
+  // kCoverage: the mean query of block row i, [head_dim], once the block sums have made the near
+  // and far sums superfluous.
+  FLEXPREFILL_DEVICE_FN float* q_mean(int32_t i) const { return stat(i, 1); }
   FLEXPREFILL_DEVICE_FN double& sum(SumPlane plane, int32_t j) const {
     return sums[int64_t{plane} * k_blocks + j];
   }
@@ -39,7 +42,7 @@ struct HeadScores {
 FLEXPREFILL_DEVICE_FN HeadScores scores_of(const PlanProblem& p, int32_t h) {
   HeadScores x;
   const int64_t blocks = p.k_blocks;
-  x.stats = p.stats + h * blocks * kStatPlanes * kPlanRows;
+  x.stats = p.stats + int64_t{h} * p.stat_blocks * kStatPlanes * kPlanRows;
   x.row_stats = p.row_stats + int64_t{h} * 2 * kPlanRows;
   x.sums = p.sums + h * blocks * kSumPlanes;
   x.vertical = p.vertical + h * blocks;

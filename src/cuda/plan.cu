@@ -1,6 +1,7 @@
 // plan() on the host side: lays out the scratch, describes the call in a table, and launches
 //
-//   copy_table -> score_coverage -> total_rows, combine_blocks -> decide -> write_rows -> finish
+//   copy_table -> score_coverage -> total_rows, combine_blocks -> decide
+//     -> mean_queries, write_rows -> finish
 //
 // docs/plan_cuda.md tells what each does. The table travels in kernel arguments: a copy from host
 // memory would have to outlive a captured graph.
@@ -152,7 +153,8 @@ struct Call {
     if (official && has(PlanPolicy::kCoverage)) {
       p.official_k_mean = arena.take<float>(p.kv_heads * p.head_dim * blocks).data();
     }
-    p.stats = arena.take<float>(heads * blocks * kStatPlanes * kPlanRows).data();
+    p.stat_blocks = std::max(p.q_blocks, p.k_blocks);
+    p.stats = arena.take<float>(heads * p.stat_blocks * kStatPlanes * kPlanRows).data();
     p.row_stats = arena.take<float>(heads * 2 * kPlanRows).data();
     p.sums = arena.take<double>(heads * kSumPlanes * blocks).data();
     p.vertical = arena.take<float>(heads * blocks).data();
@@ -180,7 +182,7 @@ struct Call {
     // Rows that share a pass over the mean keys; as many as fit beside each other.
     sizes.rows_per_item = 16;
     if (scores(PlanPolicy::kCoverage) || scores(PlanPolicy::kOfficial)) {
-      if (sizes.max_k_blocks < 512) sizes.rows_per_item = 4;  // enough items for every SM
+      if (sizes.max_k_blocks < 512) sizes.rows_per_item = 8;  // enough items for every SM
       if (sizes.max_k_blocks > 3000) sizes.rows_per_item = 6;
       if (sizes.max_k_blocks > 8900) sizes.rows_per_item = 4;
       if (sizes.max_k_blocks > 13000) sizes.rows_per_item = 1;
@@ -192,6 +194,8 @@ struct Call {
       p.first_head = head;
       p.first_score_item = sizes.score_items;
       p.first_row_item = sizes.row_items;
+      p.first_block_row = sizes.block_rows;
+      sizes.block_rows += p.heads * p.q_blocks;
       head += p.heads;
       sizes.score_items += parts(p) * p.score_chunks;
       sizes.row_items += p.heads * ((p.q_blocks + sizes.rows_per_item - 1) / sizes.rows_per_item);
@@ -292,6 +296,7 @@ void plan_problems(std::span<const AttentionProblem> problems, std::span<const P
     launch_score_official(table, call.sizes, stream);
     launch_decide_official(table, call.sizes, stream);
   }
+  if (call.scores(PlanPolicy::kCoverage)) launch_mean_queries(table, call.sizes, stream);
   if (call.sizes.row_items > 0) launch_rows(table, call.sizes, stream);
   if (official) launch_entries_official(table, call.sizes, stream);
   launch_finish(table, call.sizes, stream);

@@ -14,6 +14,7 @@ struct PlanSizes {
   int32_t heads = 0;        // of all problems
   int32_t score_items = 0;  // work of the probe kernels
   int32_t row_items = 0;    // work of the row kernel
+  int32_t block_rows = 0;   // of all heads
   int32_t max_k_blocks = 0;
   int32_t rows_per_item = 4;
   uint32_t tiles = 0;  // bit tile_class() of every problem that may be scored
@@ -25,6 +26,7 @@ void launch_score_official(const PlanTable* table, const PlanSizes& sizes, cudaS
 void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_decide(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_decide_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
+void launch_mean_queries(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_rows(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_entries_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_finish(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);

@@ -83,7 +83,7 @@ struct PlanProblem {
   // Scratch. Heads that share a kv head share its means.
   float* k_mean;  // [kv_heads, head_dim, k_blocks] mean key of each block, channels slowest
   float* official_k_mean;  // the same of keys rounded to bf16 before
-  float* stats;            // [heads, k_blocks, kStatPlanes, 128]; null = nothing is scored
+  float* stats;            // [heads, stat_blocks, kStatPlanes, 128]; null = nothing is scored
   double* sums;            // [heads, kSumPlanes, k_blocks]
   float* vertical;         // [heads, k_blocks] mean mass of the key block
   float* pooled;           // [heads, k_blocks] the same as the block means estimate it
@@ -94,9 +94,10 @@ struct PlanProblem {
   unsigned long long* histogram;  // kOfficial: [heads, 2, 1024] entries and mass by score
   uint32_t* row_ties;             // kOfficial: [heads, q_blocks] entries equal to the cut
   int32_t line_words;
+  int32_t stat_blocks;  // the larger of q_blocks and k_blocks
 
-  int32_t first_head;                        // of this problem among all heads of the call
-  int32_t first_score_item, first_row_item;  // likewise among the work of a launch
+  int32_t first_head;  // of this problem among all heads of the call
+  int32_t first_score_item, first_row_item, first_block_row;  // likewise in the work of a launch
   int32_t heads_per_group;  // heads of a kv head that one block of a probe kernel scores
   int32_t head_groups;      // parts that the heads of a kv head are scored in
   int32_t tile_dim;         // head_dim as the probe kernels have it: 64, 96, 128, 192, 256

@@ -290,6 +290,7 @@ void launch_decide_official(const PlanTable* table, const PlanSizes& sizes, cuda
 void launch_entries_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
   switch (sizes.rows_per_item) {
     case 16: return launch_entries<16>(table, sizes, stream);
+    case 8: return launch_entries<8>(table, sizes, stream);
     case 6: return launch_entries<6>(table, sizes, stream);
     case 4: return launch_entries<4>(table, sizes, stream);
     default: return launch_entries<1>(table, sizes, stream);

@@ -1,8 +1,8 @@
 # The cuda backend: Hopper (sm_90a). Its objects join the library, so that linking stays plain C++.
 find_package(Threads REQUIRED)
 add_library(flexprefill_cuda OBJECT cuda/attend.cu cuda/attend_prepare.cu cuda/attend_sm90.cu cuda/backend.cu cuda/finish.cu
-            cuda/plan.cu cuda/score_coverage.cu cuda/score_official.cu cuda/select_coverage.cu cuda/select_official.cu
-            cuda/tensor_map.cu cuda/write_rows.cu)
+            cuda/mean_queries.cu cuda/plan.cu cuda/score_coverage.cu cuda/score_official.cu cuda/select_coverage.cu
+            cuda/select_official.cu cuda/tensor_map.cu cuda/write_rows.cu)
 target_include_directories(flexprefill_cuda PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
 target_compile_options(
   flexprefill_cuda

@@ -1,12 +1,11 @@
 // The rows of the masks. Most are words made of the head's lines; a query-aware head chooses per
-// row: the softmax of its mean query's scores with the mean keys, and the fewest blocks that reach
-// gamma.
+// row: the softmax of its mean query's (mean_queries.cu) scores with the mean keys, and the fewest
+// blocks that reach gamma.
 
 #include <algorithm>
 #include "cuda/decide_head.h"
 
 #include "cuda/launch.cuh"
-#include "cuda/mean_rows.cuh"
 #include "cuda/plan_kernels.cuh"
 #include "cuda/team.cuh"
 
@@ -53,50 +52,64 @@ __device__ uint32_t write_lines(const RowItem& item, int32_t rows) {
   return kept;
 }
 
-// Shared memory: weights [kRows, stride], mean queries [head_dim, kRows].
+// A warp takes the products of this many rows and 32 key blocks, one key block per lane: a mean key
+// is read once for all of its rows.
+__host__ __device__ constexpr int unit_rows(int rows) { return rows < 8 ? rows : 8; }
+
+// Shared memory: mean queries [head_dim, kStride], weights [kRows, stride].
 template <int kRows>
 struct QueryAwareMemory {
-  float* weights;
+  static constexpr int32_t kStride = (kRows + 3) / 4 * 4;  // floats, read by fours
   float* q_mean;
+  float* weights;
   int32_t stride;
 
-  __device__ QueryAwareMemory(float* memory, int32_t max_k_blocks)
-      : weights(memory), q_mean(memory + kRows * max_k_blocks), stride(max_k_blocks) {}
+  __device__ QueryAwareMemory(float4* memory, int32_t max_k_blocks)
+      : q_mean(reinterpret_cast<float*>(memory)),
+        weights(q_mean + 256 * kStride),
+        stride(max_k_blocks) {}
+
+  static size_t bytes(int32_t max_k_blocks) {
+    return sizeof(float) *
+           (256 * kStride + static_cast<size_t>(kRows) * static_cast<size_t>(max_k_blocks));
+  }
 };
 
 template <int kRows>
-size_t query_aware_bytes(int32_t max_k_blocks) {
-  return sizeof(float) * (static_cast<size_t>(kRows) * static_cast<size_t>(max_k_blocks) +
-                          256 * kRows + 8 * kRowThreads);
-}
-
-template <int kRows>
 __device__ void score_rows(const RowItem& item, int32_t rows, const QueryAwareMemory<kRows>& m) {
+  constexpr int kUnit = unit_rows(kRows), kUnits = kRows / kUnit;
+  constexpr int32_t kStride = QueryAwareMemory<kRows>::kStride;
   const PlanProblem& p = item.p;
-  const PlanShape& s = item.s;
-  const auto warp = static_cast<int32_t>(threadIdx.x / 32);
-  for (int32_t r = warp; r < rows; r += kRowThreads / 32) {
-    const int64_t block = (s.first_q_block + item.first + r) * kBlock - s.q_start;
-    const int64_t begin = plan_max(block, 0), end = plan_min(block + kBlock, s.q_len);
-    warp_mean_rows(
-        static_cast<int32_t>(end - begin), p.head_dim, p.q_aligned, p.is_f16,
-        [&](int32_t t) { return query_row(p, begin + t, item.h); }, AsIs{}, m.q_mean + r, kRows);
+  const int32_t head_dim = p.head_dim;
+  for (int32_t n = static_cast<int32_t>(threadIdx.x); n < kStride * head_dim; n += kRowThreads) {
+    const int32_t r = n % kStride, c = n / kStride;
+    m.q_mean[n] = r < rows ? item.x.q_mean(item.first + r)[c] : 0.0f;
   }
   __syncthreads();
-  const int32_t blocks = s.causal_blocks(item.first + rows - 1);
-  for (int32_t j = static_cast<int32_t>(threadIdx.x); j < blocks; j += kRowThreads) {
-    float dot[kRows] = {};
-    const float* const k_mean = item.x.k_mean + j;
-#pragma unroll 8
-    for (int32_t c = 0; c < p.head_dim; ++c) {
-      const float k = k_mean[int64_t{c} * p.k_blocks];
+  const int32_t blocks = item.s.causal_blocks(item.first + rows - 1);
+  const int32_t units = (blocks + 31) / 32 * kUnits, lane = static_cast<int32_t>(threadIdx.x % 32);
+  for (int32_t n = static_cast<int32_t>(threadIdx.x / 32); n < units; n += kRowThreads / 32) {
+    const int32_t j = n / kUnits * 32 + lane, first = n % kUnits * kUnit;
+    if (j >= blocks) continue;
+    float dot[kUnit] = {};
+    const float* k = item.x.k_mean + j;
+    const float* q = m.q_mean + first;
+#pragma unroll 16
+    for (int32_t c = 0; c < head_dim; ++c) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) dot[r] = fmaf(m.q_mean[c * kRows + r], k, dot[r]);
+      for (int r = 0; r < kUnit; r += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(q + r);
+        const float values[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int v = 0; v < 4 && r + v < kUnit; ++v) dot[r + v] = fmaf(values[v], *k, dot[r + v]);
+      }
+      k += p.k_blocks;
+      q += kStride;
     }
-    const int64_t tokens = tokens_of_block(s, j);
+    const int64_t tokens = tokens_of_block(item.s, j);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      m.weights[r * m.stride + j] = pooled_score(dot[r], p.softmax_scale, tokens);
+    for (int r = 0; r < kUnit; ++r) {
+      m.weights[(first + r) * m.stride + j] = pooled_score(dot[r], p.softmax_scale, tokens);
     }
   }
   __syncthreads();
@@ -131,26 +144,22 @@ __device__ uint32_t write_query_aware(const RowItem& item, int32_t i, float* wei
 }
 
 template <int kRows>
-__global__ void __launch_bounds__(kRowThreads, 2)
+__global__ void __launch_bounds__(kRowThreads, 3)
     write_rows(const PlanTable* table, int32_t num_items, int32_t max_k_blocks) {
-  extern __shared__ float memory[];
+  extern __shared__ float4 memory[];
   const QueryAwareMemory<kRows> m(memory, max_k_blocks);
   __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
   const CtaTeam team{partial};
   for (int32_t n = static_cast<int32_t>(blockIdx.x); n < num_items;
        n += static_cast<int32_t>(gridDim.x)) {
     const PlanProblem p = find_problem(*table, &PlanProblem::first_row_item, n);
+    // The longest rows first, as the last items to start decide when all end.
     const int32_t items = (p.q_blocks + kRows - 1) / kRows;
-    const int32_t h = (n - p.first_row_item) / items;
+    const int32_t h = (n - p.first_row_item) % p.heads;
+    const int32_t part = items - 1 - (n - p.first_row_item) / p.heads;
     const PlanShape s = shape_of(p);
     HeadState& state = table->states[p.first_head + h];
-    const RowItem item{p,
-                       s,
-                       policy_of(*table, h),
-                       state,
-                       scores_of(p, h),
-                       h,
-                       (n - p.first_row_item) % items * kRows};
+    const RowItem item{p, s, policy_of(*table, h), state, scores_of(p, h), h, part * kRows};
     const int32_t rows = min(kRows, p.q_blocks - item.first);
     uint32_t kept = 0;
     if (state.pattern == Pattern::kQueryAware && item.policy.kind == PlanPolicy::kCoverage) {
@@ -174,7 +183,7 @@ __global__ void __launch_bounds__(kRowThreads, 2)
 
 template <int kRows>
 void launch_with(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
-  const size_t bytes = query_aware_bytes<kRows>(sizes.max_k_blocks);
+  const size_t bytes = QueryAwareMemory<kRows>::bytes(sizes.max_k_blocks);
   check(cudaFuncSetAttribute(write_rows<kRows>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(bytes)),
         "cudaFuncSetAttribute");
@@ -192,6 +201,7 @@ void launch_with(const PlanTable* table, const PlanSizes& sizes, cudaStream_t st
 void launch_rows(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
   switch (sizes.rows_per_item) {
     case 16: return launch_with<16>(table, sizes, stream);
+    case 8: return launch_with<8>(table, sizes, stream);
     case 6: return launch_with<6>(table, sizes, stream);
     case 4: return launch_with<4>(table, sizes, stream);
     default: return launch_with<1>(table, sizes, stream);

@@ -117,6 +117,7 @@ struct HostProblem {
     p.k_blocks = grid.k_blocks;
     p.row_words = grid.row_words();
     p.line_words = p.row_words + (p.k_blocks + 3 + 63) / 64;
+    p.stat_blocks = p.k_blocks;
     p.interleaved = problem.grouping == HeadGrouping::kInterleaved;
     const auto heads = static_cast<size_t>(p.heads), blocks = static_cast<size_t>(p.k_blocks);
     const auto take = [](auto*& pointer, auto& memory, size_t count) {
