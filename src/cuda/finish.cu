@@ -19,6 +19,7 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish(const PlanTable* tab
   const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;
   const PlanShape s = shape_of(p);
+  join_stream_and_release();
   const HeadReport report = finish_head(CtaTeam{partial}, p, s, policy_of(*table, h),
                                         scores_of(p, h), table->states[n], h, memory);
   if (threadIdx.x == 0) p.reports[h] = report;
@@ -28,7 +29,10 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish(const PlanTable* tab
 
 void launch_finish(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
   launch("finish", finish,
-         {.grid = static_cast<unsigned>(sizes.heads), .block = kFinishThreads, .stream = stream},
+         {.grid = static_cast<unsigned>(sizes.heads),
+          .block = kFinishThreads,
+          .stream = stream,
+          .joins = true},
          table);
 }
 

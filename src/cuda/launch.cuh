@@ -1,6 +1,7 @@
 #pragma once
 
-// Kernel launches whose failure throws Error naming the kernel.
+// Kernel launches whose failure throws Error naming the kernel, and programmatic dependent launch:
+// in a chain of short kernels the start of the next overlaps the end of the one before.
 
 #include <cuda_runtime.h>
 
@@ -14,6 +15,7 @@ struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
   cudaStream_t stream = nullptr;
+  bool joins = false;  // the kernel calls join_stream...(): it may start early
 };
 
 template <typename... Parameters, typename... Arguments>
@@ -24,8 +26,28 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = shape.stream;
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = shape.joins ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...),
         (std::string("launch of ") + name).c_str());
 }
+
+#ifdef __CUDACC__
+// Waits for the kernels before this one and what they wrote. Every block of a kernel that joins
+// calls it, so that waiting for one kernel is waiting for all before it; before it, a kernel reads
+// only what the kernels before the previous one wrote.
+__device__ __forceinline__ void join_stream() { cudaGridDependencySynchronize(); }
+
+// The same, and lets the next kernel start its blocks as soon as all of this one's are running. For
+// kernels that leave room: where one fills the GPU, the next one's blocks would crowd onto the SMs
+// that become free first.
+__device__ __forceinline__ void join_stream_and_release() {
+  cudaGridDependencySynchronize();
+  cudaTriggerProgrammaticLaunchCompletion();
+}
+#endif
 
 }  // namespace flexprefill::internal::cuda

@@ -15,6 +15,7 @@ constexpr int kMeanThreads = 256;
 __global__ void __launch_bounds__(kMeanThreads, 4)
     mean_queries(const PlanTable* table, int32_t block_rows) {
   const int32_t n = static_cast<int32_t>((blockIdx.x * kMeanThreads + threadIdx.x) / 32);
+  join_stream();
   if (n >= block_rows) return;
   const PlanProblem& p = find_problem(*table, &PlanProblem::first_block_row, n);
   const int32_t i = (n - p.first_block_row) / p.heads, h = (n - p.first_block_row) % p.heads;
@@ -38,7 +39,8 @@ void launch_mean_queries(const PlanTable* table, const PlanSizes& sizes, cudaStr
   launch("mean_queries", mean_queries,
          {.grid = static_cast<unsigned>((sizes.block_rows + kWarps - 1) / kWarps),
           .block = kMeanThreads,
-          .stream = stream},
+          .stream = stream,
+          .joins = true},
          table, sizes.block_rows);
 }
 

@@ -138,6 +138,7 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
     score_coverage(const PlanTable* table) {
   using L = Layout<kHeadDim>;
   extern __shared__ unsigned char raw[];
+  join_stream();
   // Shared, as the sums need the registers.
   __shared__ PlanProblem p;
   copy_problem(
@@ -265,7 +266,8 @@ void launch_if_needed(const PlanTable* table, const PlanSizes& sizes, cudaStream
          {.grid = static_cast<unsigned>(sizes.score_items),
           .block = Layout<kHeadDim>::kThreads,
           .shared_bytes = kBytes,
-          .stream = stream},
+          .stream = stream,
+          .joins = true},
          table);
 }
 

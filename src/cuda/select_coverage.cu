@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kTotalThreads = 32 * kRowGroups;  // 32 rows
 constexpr int kCombineThreads = 256;
-constexpr int kCombineBlocks = 32;  // key blocks that one thread block combines
+constexpr int kCombineBlocks = 8;  // key blocks that one thread block combines: one per warp
 constexpr int kDecideThreads = 512;
 
 // Head `n` of the call, if it is scored under kCoverage.
@@ -31,7 +31,9 @@ __global__ void __launch_bounds__(kTotalThreads) total_rows(const PlanTable* tab
   PlanProblem p;
   PlanShape s;
   int32_t h;
-  if (!find_scored(*table, static_cast<int32_t>(blockIdx.x), p, s, h)) return;
+  const bool scored = find_scored(*table, static_cast<int32_t>(blockIdx.x), p, s, h);
+  join_stream_and_release();
+  if (!scored) return;
   const HeadScores x = scores_of(p, h);
   __shared__ float tops[kRowGroups][32];
   __shared__ double sums[kRowGroups][32];
@@ -55,7 +57,9 @@ __global__ void __launch_bounds__(kCombineThreads) combine_blocks(const PlanTabl
   PlanProblem p;
   PlanShape s;
   int32_t h;
-  if (!find_scored(*table, static_cast<int32_t>(blockIdx.x), p, s, h)) return;
+  const bool scored = find_scored(*table, static_cast<int32_t>(blockIdx.x), p, s, h);
+  join_stream_and_release();
+  if (!scored) return;
   const HeadScores x = scores_of(p, h);
   const int32_t end =
       min((static_cast<int32_t>(blockIdx.y) + 1) * kCombineBlocks, s.visible_blocks);
@@ -77,6 +81,7 @@ __global__ void __launch_bounds__(kCombineThreads) combine_blocks(const PlanTabl
 
 // Grid (heads).
 __global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* table) {
+  join_stream_and_release();
   const auto n = static_cast<int32_t>(blockIdx.x);
   const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;
@@ -104,16 +109,24 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* tab
 void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
   const auto heads = static_cast<unsigned>(sizes.heads);
   launch("total_rows", total_rows,
-         {.grid = dim3(heads, kPlanRows / 32), .block = kTotalThreads, .stream = stream}, table);
+         {.grid = dim3(heads, kPlanRows / 32),
+          .block = kTotalThreads,
+          .stream = stream,
+          .joins = true},
+         table);
   const auto parts =
       static_cast<unsigned>((sizes.max_k_blocks + kCombineBlocks - 1) / kCombineBlocks);
   launch("combine_blocks", combine_blocks,
-         {.grid = dim3(heads, parts), .block = kCombineThreads, .stream = stream}, table);
+         {.grid = dim3(heads, parts), .block = kCombineThreads, .stream = stream, .joins = true},
+         table);
 }
 
 void launch_decide(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
   launch("decide", decide,
-         {.grid = static_cast<unsigned>(sizes.heads), .block = kDecideThreads, .stream = stream},
+         {.grid = static_cast<unsigned>(sizes.heads),
+          .block = kDecideThreads,
+          .stream = stream,
+          .joins = true},
          table);
 }
 

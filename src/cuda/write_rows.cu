@@ -150,6 +150,7 @@ __global__ void __launch_bounds__(kRowThreads, 3)
   const QueryAwareMemory<kRows> m(memory, max_k_blocks);
   __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
   const CtaTeam team{partial};
+  join_stream();
   for (int32_t n = static_cast<int32_t>(blockIdx.x); n < num_items;
        n += static_cast<int32_t>(gridDim.x)) {
     const PlanProblem p = find_problem(*table, &PlanProblem::first_row_item, n);
@@ -192,7 +193,8 @@ void launch_with(const PlanTable* table, const PlanSizes& sizes, cudaStream_t st
          {.grid = static_cast<unsigned>(std::min(sizes.row_items, kMaxGrid)),
           .block = kRowThreads,
           .shared_bytes = bytes,
-          .stream = stream},
+          .stream = stream,
+          .joins = true},
          table, sizes.row_items, sizes.max_k_blocks);
 }
 
