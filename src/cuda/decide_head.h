@@ -94,13 +94,11 @@ FLEXPREFILL_DEVICE_FN double js_distance(const Team& team, const float* a, const
   return sqrt(zero == 0.0 && divergence < 0.0 ? 0.0 : divergence);
 }
 
-// What the head is, and its lines if it is vertical-slash. probe_mean is [head_dim]; `cuts` is two
-// cuts of shared memory.
+// What the head is, and its lines if it is vertical-slash. probe_mean is [head_dim].
 template <typename Team>
 FLEXPREFILL_DEVICE_FN HeadState decide_coverage(const Team& team, const PlanProblem& p,
                                                 const PlanShape& s, const PlanPolicy& policy,
-                                                const HeadScores& x, const float* probe_mean,
-                                                Cut* cuts) {
+                                                const HeadScores& x, const float* probe_mean) {
   HeadState state = {};
   state.pattern = Pattern::kDense;
   if (!rankable(team, s, x, probe_mean, p.head_dim)) return state;
@@ -113,15 +111,10 @@ FLEXPREFILL_DEVICE_FN HeadState decide_coverage(const Team& team, const PlanProb
   }
   state.pattern = Pattern::kVerticalSlash;
   team.for_each(s.buckets, [&](int32_t b) { x.slash[b] = slash_of(s, x, b); });
-  team.both(
-      [&](const auto& part) {
-        const auto keys = [&](int32_t j) { return score_key(x.vertical[j]); };
-        cuts[0] = cover_cut(part, s.visible_blocks, keys, policy);
-      },
-      [&](const auto& part) {
-        const auto keys = [&](int32_t b) { return score_key(x.slash[b]); };
-        cuts[1] = cover_cut(part, s.buckets, keys, policy);
-      });
+  const auto columns = [&](int32_t j) { return score_key(x.vertical[j]); };
+  const auto buckets = [&](int32_t b) { return score_key(x.slash[b]); };
+  const Cut cuts[2] = {cover_cut(team, s.visible_blocks, columns, policy),
+                       cover_cut(team, s.buckets, buckets, policy)};
   store_lines(team, s, x, p.row_words, cuts[0], cuts[1], /*both_offsets=*/true);
   return state;
 }

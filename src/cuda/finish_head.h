@@ -14,8 +14,6 @@ struct FinishMemory {
   double kept_part[kRowGroups][kPlanRows];
   double total_part[kRowGroups][kPlanRows];
   double share[kPlanRows];  // kept share of each probe row
-  Cut limits[2];            // per block row, the candidates that max_budget leaves
-  Cut cut;
 };
 
 struct FinishHead {
@@ -97,36 +95,33 @@ struct FinishHead {
       });
     }
     if (policy.max_blocks == kPlanNoLimit) return;
-    team.both([&](const auto& one) { memory.limits[0] = limit(one, 0, policy); },
-              [&](const auto& one) { memory.limits[1] = limit(one, 1, policy); });
-    team.for_each(rows() * s.visible_blocks, [&](int32_t n) {
-      const int32_t part = n / s.visible_blocks, j = n % s.visible_blocks;
-      if (!memory.limits[part].keeps(candidate(n), j)) candidate(n) = 0;
-    });
-  }
-  template <typename Team>
-  FLEXPREFILL_DEVICE_FN Cut limit(const Team& team, int32_t part, const PlanPolicy& policy) const {
-    if (part >= rows()) return keep_all();
-    const auto keys = [&](int32_t j) { return candidate(part, j); };
-    return find_cut(team, s.visible_blocks, keys, {0.0, policy.max_blocks, policy.max_blocks});
+    for (int32_t part = 0; part < rows(); ++part) {  // what max_budget leaves of them
+      const auto keys = [&](int32_t j) { return candidate(part, j); };
+      const CutRule rule = {0.0, policy.max_blocks, policy.max_blocks};
+      const Cut limit = find_cut(team, s.visible_blocks, keys, rule);
+      team.for_each(s.visible_blocks, [&](int32_t j) {
+        if (!limit.keeps(candidate(part, j), j)) candidate(part, j) = 0;
+      });
+    }
   }
 
   // Sets the candidates of the cut; returns how many there were.
   template <typename Team>
   FLEXPREFILL_DEVICE_FN uint32_t add(const Team& team, const Cut& cut) const {
-    return team.sum(rows() * p.row_words, [&](int32_t n) {
-      const int32_t part = n / p.row_words, w = n % p.row_words;
-      uint64_t word = 0;
-      uint32_t count = 0;
-      for (int32_t j = 64 * w; j < plan_min(64 * w + 64, s.visible_blocks); ++j) {
-        uint32_t& key = candidate(part, j);
-        if (key == 0 || !cut.keeps(key, part * s.visible_blocks + j)) continue;
-        word |= uint64_t{1} << (j % 64);
-        ++count;
-        key = 0;
-      }
-      row(first_row() + part)[w] |= word;
-      return count;
+    for (int32_t part = 0; part < rows(); ++part) {
+      const auto keeps = [&](int32_t j) {
+        if (j >= s.visible_blocks) return false;
+        const uint32_t key = candidate(part, j);
+        return key != 0 && cut.keeps(key, part * s.visible_blocks + j);
+      };
+      team.store_bits(p.row_words, keeps,
+                      [&](int32_t w, uint64_t word) { row(first_row() + part)[w] |= word; });
+    }
+    return team.sum(rows() * s.visible_blocks, [&](int32_t n) {
+      uint32_t& key = candidate(n);
+      if (key == 0 || !cut.keeps(key, n)) return uint32_t{0};
+      key = 0;
+      return uint32_t{1};
     });
   }
 
@@ -144,13 +139,8 @@ struct FinishHead {
     CutRule rule;
     rule.target = (target - sum) * kMassUnits;
     while (true) {
-      team.both(
-          [&](const auto& one) {
-            const auto keys = [&](int32_t n) { return candidate(n); };
-            memory.cut = find_cut(one, rows() * s.visible_blocks, keys, rule);
-          },
-          [](const auto&) {});
-      const uint32_t count = add(team, memory.cut);
+      const auto keys = [&](int32_t n) { return candidate(n); };
+      const uint32_t count = add(team, find_cut(team, rows() * s.visible_blocks, keys, rule));
       added += count;
       // Once no candidate is left rounding alone, or the limit, keeps the mean below gamma.
       if (count == 0) return policy.max_blocks != kPlanNoLimit;

@@ -162,27 +162,18 @@ template <typename Team>
 FLEXPREFILL_DEVICE_FN void store_lines(const Team& team, const PlanShape& s, const HeadScores& x,
                                        int32_t row_words, const Cut& columns, const Cut& buckets,
                                        bool both_offsets) {
-  team.for_each(row_words, [&](int32_t w) {
-    uint64_t word = w == 0 ? 1 : 0;  // the sink
-    for (int32_t b = 0; b < 64; ++b) {
-      const int32_t j = 64 * w + b;
-      if (j < s.visible_blocks && columns.keeps(score_key(x.vertical[j]), j)) {
-        word |= uint64_t{1} << b;
-      }
-    }
-    x.columns[w] = word;
-  });
+  const auto column = [&](int32_t j) {
+    return j == 0 || (j < s.visible_blocks && columns.keeps(score_key(x.vertical[j]), j));  // sink
+  };
+  team.store_bits(row_words, column, [&](int32_t w, uint64_t word) { x.columns[w] = word; });
   const auto kept = [&](int32_t b) {
     return b >= 0 && b < s.buckets && buckets.keeps(score_key(x.slash[b]), b);
   };
-  team.for_each(x.offset_words, [&](int32_t w) {
-    uint64_t word = 0;
-    for (int32_t b = 0; b < 64; ++b) {
-      const int32_t offset = 64 * x.offset_words - 1 - (64 * w + b);
-      if (kept(offset) || (both_offsets && kept(offset - 1))) word |= uint64_t{1} << b;
-    }
-    x.offsets[w] = word;
-  });
+  const auto offset = [&](int32_t bit) {
+    const int32_t b = 64 * x.offset_words - 1 - bit;
+    return kept(b) || (both_offsets && kept(b - 1));
+  };
+  team.store_bits(x.offset_words, offset, [&](int32_t w, uint64_t word) { x.offsets[w] = word; });
 }
 
 // Bits [64 w, 64 w + 64) below `end`.

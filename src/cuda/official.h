@@ -82,7 +82,7 @@ template <typename Team>
 FLEXPREFILL_DEVICE_FN HeadState decide_official(const Team& team, const PlanProblem& p,
                                                 const PlanShape& s, const PlanPolicy& policy,
                                                 const HeadScores& x, int32_t h,
-                                                const float* probe_mean, Cut* cuts) {
+                                                const float* probe_mean) {
   const int32_t k_blocks = s.visible_blocks;
   const float* const k_mean =
       p.official_k_mean + int64_t{plan_kv_head(p, h)} * p.head_dim * p.k_blocks;
@@ -129,15 +129,10 @@ FLEXPREFILL_DEVICE_FN HeadState decide_official(const Team& team, const PlanProb
         static_cast<int32_t>(plan_min(plan_max(policy.min_blocks, 1), k_blocks));
   }
   team.for_each(1, [&](int32_t) { x.vertical[0] = x.slash[0] = INFINITY; });
-  team.both(
-      [&](const auto& one) {
-        const auto score = [&](int32_t j) { return score_key(x.vertical[j]); };
-        cuts[0] = find_cut(one, k_blocks, score, {0.0, counts[0], counts[0]});
-      },
-      [&](const auto& one) {
-        const auto score = [&](int32_t j) { return score_key(x.slash[j]); };
-        cuts[1] = find_cut(one, k_blocks, score, {0.0, counts[1], counts[1]});
-      });
+  const auto column = [&](int32_t j) { return score_key(x.vertical[j]); };
+  const auto offset = [&](int32_t j) { return score_key(x.slash[j]); };
+  const Cut cuts[2] = {find_cut(team, k_blocks, column, {0.0, counts[0], counts[0]}),
+                       find_cut(team, k_blocks, offset, {0.0, counts[1], counts[1]})};
   store_lines(team, s, x, p.row_words, cuts[0], cuts[1], /*both_offsets=*/false);
   return state;
 }

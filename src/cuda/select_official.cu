@@ -30,7 +30,6 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide_heads(const PlanTabl
   __shared__ float parts[8 * kDecideThreads];
   __shared__ float probe_mean[256];
   __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
-  __shared__ Cut cuts[2];
   const int64_t begin = s.q_len - s.probe_rows;
   const OverSqrt over_sqrt{1.0f / sqrtf(static_cast<float>(p.head_dim))};
   mean_rows<kDecideThreads>(
@@ -39,7 +38,7 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide_heads(const PlanTabl
   const CtaTeam team{partial};
   team.for_each(p.head_dim, [&](int32_t c) { probe_mean[c] = as_bf16(probe_mean[c]); });
   const HeadState state =
-      decide_official(team, p, s, policy_of(*table, h), scores_of(p, h), h, probe_mean, cuts);
+      decide_official(team, p, s, policy_of(*table, h), scores_of(p, h), h, probe_mean);
   if (threadIdx.x == 0) table->states[n] = state;
   unsigned long long* const histogram = p.histogram + int64_t{h} * 2 * kBins;
   team.for_each(2 * kBins, [&](int32_t bin) { histogram[bin] = 0; });

@@ -41,6 +41,15 @@ __device__ __forceinline__ ShortTally warp_sum(const ShortTally& value) {
   return {__reduce_add_sync(~0u, value.mass), __reduce_add_sync(~0u, value.count)};
 }
 
+// By a warp: each lane decides two bits of the word.
+template <typename Keeps, typename Store>
+__device__ __forceinline__ void store_word(int32_t w, const Keeps& keeps, const Store& store) {
+  const auto lane = static_cast<int32_t>(threadIdx.x % 32);
+  const uint32_t low = __ballot_sync(~0u, keeps(64 * w + lane));
+  const uint32_t high = __ballot_sync(~0u, keeps(64 * w + 32 + lane));
+  if (lane == 0) store(w, uint64_t{high} << 32 | low);
+}
+
 struct WarpTeam {
   template <typename Do>
   __device__ __forceinline__ void for_each(int32_t n, const Do& work) const {
@@ -54,6 +63,13 @@ struct WarpTeam {
 #pragma unroll 4
     for (int32_t x = static_cast<int32_t>(threadIdx.x % 32); x < n; x += 32) total += term(x);
     return warp_sum(total);
+  }
+
+  template <typename Keeps, typename Store>
+  __device__ __forceinline__ void store_bits(int32_t words, const Keeps& keeps,
+                                             const Store& store) const {
+    for (int32_t w = 0; w < words; ++w) store_word(w, keeps, store);
+    __syncwarp();
   }
 };
 
@@ -90,12 +106,13 @@ struct CtaTeam {
     return warp_sum(lane < static_cast<int>(blockDim.x / 32) ? sums[lane] : T{});
   }
 
-  // One warp each: a cut is a chain of small sums, which barriers would only slow down.
-  template <typename First, typename Second>
-  __device__ __forceinline__ void both(const First& first, const Second& second) const {
-    const int warp = static_cast<int>(threadIdx.x / 32);
-    if (warp == 0) first(WarpTeam{});
-    if (warp == 1) second(WarpTeam{});
+  template <typename Keeps, typename Store>
+  __device__ __forceinline__ void store_bits(int32_t words, const Keeps& keeps,
+                                             const Store& store) const {
+    const auto warp = static_cast<int32_t>(threadIdx.x / 32);
+    for (int32_t w = warp; w < words; w += static_cast<int32_t>(blockDim.x / 32)) {
+      store_word(w, keeps, store);
+    }
     __syncthreads();
   }
 };

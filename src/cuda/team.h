@@ -23,11 +23,15 @@ struct HostTeam {
     return total;
   }
 
-  // Both cuts, which the device finds side by side.
-  template <typename First, typename Second>
-  void both(const First& first, const Second& second) const {
-    first(HostTeam{});
-    second(HostTeam{});
+  // store(w, word) for each of `words` words: bit b of word w tells whether keeps(64 w + b). One
+  // thread stores a word.
+  template <typename Keeps, typename Store>
+  void store_bits(int32_t words, const Keeps& keeps, const Store& store) const {
+    for (int32_t w = 0; w < words; ++w) {
+      uint64_t word = 0;
+      for (int32_t b = 0; b < 64; ++b) word |= uint64_t{keeps(64 * w + b) ? 1u : 0u} << b;
+      store(w, word);
+    }
   }
 };
 

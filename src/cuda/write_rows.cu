@@ -120,26 +120,22 @@ __device__ void score_rows(const RowItem& item, int32_t rows, const QueryAwareMe
 __device__ uint32_t write_query_aware(const RowItem& item, int32_t i, float* weights) {
   const PlanShape& s = item.s;
   const WarpTeam team;
-  const int32_t n = s.causal_blocks(i), lane = static_cast<int32_t>(threadIdx.x % 32);
+  const int32_t n = s.causal_blocks(i);
   const Maximum top = team.sum(n, [&](int32_t j) { return Maximum{weights[j]}; });
   const bool ranks = softmax(team, weights, n, top.value, kWeightUnits);
   const WeightMass scores{weights};
   const Cut cut = ranks ? cover_scores(team, n, scores, item.policy) : cover_unranked(item.policy);
   const int64_t diagonal = s.first_q_block + i;
+  const auto keeps = [&](int32_t j) {
+    return j < n && cut.keeps(ranks ? scores.key(j) : 0xffffffffu, j);
+  };
   uint32_t kept = 0;
-  for (int32_t w = 0; w < item.p.row_words; ++w) {
-    const auto keeps = [&](int32_t j) {
-      return j < n && cut.keeps(ranks ? scores.key(j) : 0xffffffffu, j);
-    };
-    const int32_t first = 64 * w + lane;
-    const uint32_t low = __ballot_sync(~0u, keeps(first));
-    const uint32_t high = __ballot_sync(~0u, keeps(first + 32));
-    if (lane != 0) continue;
+  team.store_bits(item.p.row_words, keeps, [&](int32_t w, uint64_t chosen) {
     const uint64_t forced = bit_of(0, w) | bit_of(diagonal, w) | bit_of(diagonal - 1, w);
-    const uint64_t word = ((uint64_t{high} << 32 | low) | forced) & bits_below(n, w);
+    const uint64_t word = (chosen | forced) & bits_below(n, w);
     item.row(i)[w] = word;
     kept += static_cast<uint32_t>(__popcll(word));
-  }
+  });
   return kept;
 }
 

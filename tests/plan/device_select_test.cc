@@ -291,9 +291,8 @@ TEST(DeviceSelect, GivesTheMasksAndReportsOfTheHostSelector) {
         const HeadReport expected = internal::select_coverage(problem, policy, reference, mask, h);
 
         const device::PlanPolicy plan = plan_policy(policy);
-        Cut cuts[2];
         device::HeadState state = device::decide_coverage(HostTeam{}, x.p, x.s, plan, scores,
-                                                          reference.probe_mean.data(), cuts);
+                                                          reference.probe_mean.data());
         write_rows(x, h, plan, state, reference);
         device::FinishMemory finish;
         const HeadReport actual =
