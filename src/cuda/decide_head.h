@@ -8,14 +8,14 @@ namespace flexprefill::internal::cuda {
 
 // The row's maximum over key blocks, and 1 / the row's sum at that maximum; `groups` partial
 // results are merged in order, so that the device may share a row among threads.
-inline constexpr int32_t kRowGroups = 8;
+inline constexpr int32_t kTotalGroups = 16;
 
 FLEXPREFILL_DEVICE_FN float row_max_part(const PlanShape& s, const HeadScores& x, int32_t r,
                                          int32_t group) {
   float top = -INFINITY;
   const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
   FLEXPREFILL_UNROLL_16
-  for (int32_t j = group; j < end; j += kRowGroups) top = fmaxf(top, x.stat(j, 0)[r]);
+  for (int32_t j = group; j < end; j += kTotalGroups) top = fmaxf(top, x.stat(j, 0)[r]);
   return top;
 }
 
@@ -24,7 +24,7 @@ FLEXPREFILL_DEVICE_FN double row_sum_part(const PlanShape& s, const HeadScores& 
   double sum = 0.0;
   const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
   FLEXPREFILL_UNROLL_16
-  for (int32_t j = group; j < end; j += kRowGroups) {
+  for (int32_t j = group; j < end; j += kTotalGroups) {
     sum += static_cast<double>((x.stat(j, 1)[r] + x.stat(j, 2)[r]) *
                                block_factor(x.stat(j, 0)[r], top));
   }

@@ -54,6 +54,7 @@ struct HeadState {
 // kOfficial: row mass (second pass), row maximum, row sum (both natural units; then diagonals).
 inline constexpr int32_t kStatPlanes = 3, kMassPlane = 0;
 inline constexpr int32_t kPlanRows = kBlock;  // probe rows, at most
+inline constexpr int32_t kRowGroups = 8;      // parts that sums over a probe row are taken in
 
 // Sums over probe rows per key block, [kSumPlanes, k_blocks]: those of the rows in the first block
 // row of the probe (A) and in the second (B).

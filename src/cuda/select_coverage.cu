@@ -11,7 +11,7 @@
 namespace flexprefill::internal::cuda {
 namespace {
 
-constexpr int kTotalThreads = 32 * kRowGroups;  // 32 rows
+constexpr int kTotalThreads = 32 * kTotalGroups;  // 32 rows
 constexpr int kCombineThreads = 256;
 constexpr int kCombineBlocks = 8;  // key blocks that one thread block combines: one per warp
 constexpr int kDecideThreads = 512;
@@ -35,19 +35,19 @@ __global__ void __launch_bounds__(kTotalThreads) total_rows(const PlanTable* tab
   join_stream_and_release();
   if (!scored) return;
   const HeadScores x = scores_of(p, h);
-  __shared__ float tops[kRowGroups][32];
-  __shared__ double sums[kRowGroups][32];
+  __shared__ float tops[kTotalGroups][32];
+  __shared__ double sums[kTotalGroups][32];
   const int lane = static_cast<int>(threadIdx.x % 32), group = static_cast<int>(threadIdx.x / 32);
   const int32_t r = static_cast<int32_t>(blockIdx.y) * 32 + lane;
   tops[group][lane] = row_max_part(s, x, r, group);
   __syncthreads();
   float top = tops[0][lane];
-  for (int n = 1; n < kRowGroups; ++n) top = fmaxf(top, tops[n][lane]);
+  for (int n = 1; n < kTotalGroups; ++n) top = fmaxf(top, tops[n][lane]);
   sums[group][lane] = row_sum_part(s, x, r, group, top);
   __syncthreads();
   if (group != 0) return;
   double sum = 0.0;
-  for (int n = 0; n < kRowGroups; ++n) sum += sums[n][lane];
+  for (int n = 0; n < kTotalGroups; ++n) sum += sums[n][lane];
   x.row_stats[r] = top;
   x.row_stats[kPlanRows + r] = static_cast<float>(1.0 / sum);
 }

@@ -177,11 +177,11 @@ void combine(HostProblem& x, int32_t h) {
   const device::HeadScores scores = device::scores_of(x.p, h);
   for (int32_t r = 0; r < 128; ++r) {
     float top = -INFINITY;
-    for (int32_t n = 0; n < device::kRowGroups; ++n) {
+    for (int32_t n = 0; n < device::kTotalGroups; ++n) {
       top = std::max(top, device::row_max_part(x.s, scores, r, n));
     }
     double sum = 0.0;
-    for (int32_t n = 0; n < device::kRowGroups; ++n) {
+    for (int32_t n = 0; n < device::kTotalGroups; ++n) {
       sum += device::row_sum_part(x.s, scores, r, n, top);
     }
     scores.row_stats[r] = top;
