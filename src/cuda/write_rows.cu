@@ -78,6 +78,7 @@ struct QueryAwareMemory {
 template <int kRows>
 __device__ void score_rows(const RowItem& item, int32_t rows, const QueryAwareMemory<kRows>& m) {
   constexpr int kUnit = unit_rows(kRows), kUnits = kRows / kUnit;
+  constexpr int kLoads = kRows > 8 ? 16 : 32;  // under way; 32 spill with 16 rows
   constexpr int32_t kStride = QueryAwareMemory<kRows>::kStride;
   const PlanProblem& p = item.p;
   const int32_t head_dim = p.head_dim;
@@ -94,7 +95,7 @@ __device__ void score_rows(const RowItem& item, int32_t rows, const QueryAwareMe
     float dot[kUnit] = {};
     const float* k = item.x.k_mean + j;
     const float* q = m.q_mean + first;
-#pragma unroll 16
+#pragma unroll kLoads
     for (int32_t c = 0; c < head_dim; ++c) {
 #pragma unroll
       for (int r = 0; r < kUnit; r += 4) {
