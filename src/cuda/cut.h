@@ -1,8 +1,8 @@
 #pragma once
 
 // Selection without sorting. Scores are non-negative floats, so their bits order them; the smallest
-// set of largest scores that suffices is found by bisecting the bits of the lowest score kept, and
-// among equals by bisecting the index. Masses are summed in fixed point: any order gives the same
+// set of largest scores that suffices is found by narrowing a bracket of the lowest score kept,
+// and among equals of the last index. Masses are summed in fixed point: any order gives the same
 // bits. Run by a team (team.h): a warp, a block of threads, or one host thread.
 
 #include <bit>
@@ -132,60 +132,94 @@ FLEXPREFILL_DEVICE_FN auto tally_from(const Team& team, int32_t n, const Scores&
   });
 }
 
-// The cut that keeps the fewest scores, largest first and equal ones by index, that suffice; all if
-// no set does.
-template <typename Team, typename Scores>
-FLEXPREFILL_DEVICE_FN Cut cut_scores(const Team& team, int32_t n, const Scores& scores,
-                                     const CutRule& rule) {
-  using AnyTally = decltype(scores.tally(0));
-  AnyTally from_low = tally_from(team, n, scores, 1);
-  if (!rule.suffices(from_low)) return keep_all();
-  // All keys >= low suffice, all >= high do not (there are none).
+// The scores that a cut may lie among: keys >= low suffice, keys >= high do not.
+template <typename AnyTally>
+struct Bracket {
   uint32_t low = 1, high = 0x7f800002u;
-  AnyTally above;  // of the keys >= high
-  // Two guesses spare the first rounds: scores below their share of what may be left out are not
-  // needed, and few cuts lie more than 2^4 above that.
-  const double spare = (static_cast<double>(from_low.mass) - rule.target) / (n > 0 ? n : 1);
-  uint32_t guess = scores.key_of_mass(spare > 0.0 ? static_cast<float>(spare) : 0.0f);
-  for (int32_t round = 0; high - low > 1; ++round) {
-    // A single key is left between them: it is the last one kept.
-    if (from_low.count == above.count + 1) return {low - 1, 0};
-    uint32_t middle = low + (high - low) / 2;
-    if (round < 2 && guess > low && guess < high) middle = guess;
-    guess += 4u << 23;
-    const AnyTally tally = tally_from(team, n, scores, middle);
-    if (rule.suffices(tally)) {
-      low = middle;
-      from_low = tally;
-    } else {
-      high = middle;
-      above = tally;
-    }
+  AnyTally from_low, above;  // of the keys >= low, >= high
+
+  FLEXPREFILL_DEVICE_FN uint32_t count() const { return from_low.count - above.count; }
+  FLEXPREFILL_DEVICE_FN float mean() const {
+    return static_cast<float>(from_low.mass - above.mass) / static_cast<float>(count());
   }
-  if (rule.suffices(above)) return {high - 1, 0};  // even the empty set does
-  int32_t begin = 0, end = n;  // the equal keys before `end` suffice, those before `begin` do not
+};
+
+// Narrows the bracket until it holds one key or at most `enough` scores. `scores` lack those above
+// it, which sum to `rest`. The result does not depend on the keys that are tried: the mean score
+// halves all but very uneven scores; where it does not, the bits are halved.
+template <typename Team, typename Scores, typename AnyTally>
+FLEXPREFILL_DEVICE_FN void narrow(const Team& team, int32_t n, const Scores& scores,
+                                  const CutRule& rule, const AnyTally& rest, uint32_t enough,
+                                  Bracket<AnyTally>& bracket) {
+  bool uneven = false;
+  while (bracket.high - bracket.low > 1 && bracket.count() > enough) {
+    const uint32_t count = bracket.count();
+    uint32_t middle = uneven ? 0 : scores.key_of_mass(bracket.mean());
+    if (middle <= bracket.low || middle >= bracket.high) {
+      middle = bracket.low + (bracket.high - bracket.low) / 2;
+    }
+    AnyTally tally = tally_from(team, n, scores, middle);
+    tally += rest;
+    if (rule.suffices(tally)) {
+      bracket.low = middle;
+      bracket.from_low = tally;
+    } else {
+      bracket.high = middle;
+      bracket.above = tally;
+    }
+    uneven = !uneven && bracket.count() > count / 4 * 3;
+  }
+}
+
+// How many of the scores whose key is `key` suffice with `above`, as the index after the last one.
+template <typename Team, typename Scores, typename AnyTally>
+FLEXPREFILL_DEVICE_FN int32_t equal_end(const Team& team, int32_t n, const Scores& scores,
+                                        const CutRule& rule, uint32_t key, const AnyTally& above) {
+  int32_t begin = 0, end = n;  // those before `end` suffice, those before `begin` do not
   while (end - begin > 1) {
     const int32_t middle = begin + (end - begin) / 2;
     AnyTally set = team.sum(middle, [&](int32_t x) {
       AnyTally tally;
-      if (scores.key(x) == low) tally = scores.tally(x);
+      if (scores.key(x) == key) tally = scores.tally(x);
       return tally;
     });
     set += above;
-    if (rule.suffices(set)) {
-      end = middle;
-    } else {
-      begin = middle;
+    (rule.suffices(set) ? end : begin) = middle;
+  }
+  return end;
+}
+
+// The cut that keeps the fewest scores, largest first and equal ones by index, that suffice; all if
+// no set does. `all` is their tally.
+template <typename Team, typename Scores, typename AnyTally>
+FLEXPREFILL_DEVICE_FN Cut cut_scores(const Team& team, int32_t n, const Scores& scores,
+                                     const CutRule& rule, const AnyTally& all) {
+  if (!rule.suffices(all)) return keep_all();
+  if (rule.suffices(AnyTally{})) return {0xffffffffu, 0};
+  Bracket<AnyTally> bracket;
+  bracket.from_low = all;
+  narrow(team, n, scores, rule, AnyTally{}, Team::kGathers, bracket);
+  if constexpr (Team::kGathers > 1) {
+    if (bracket.count() > 1 && bracket.count() <= Team::kGathers) {
+      const auto few = team.gather(n, scores, bracket.low, bracket.high);
+      const AnyTally rest = bracket.above;
+      narrow(team, Team::kGathers, few, rule, rest, 1, bracket);
+      if (bracket.count() > 1) {
+        const int32_t end = equal_end(team, Team::kGathers, few, rule, bracket.low, bracket.above);
+        return {bracket.low, few.index_of(end - 1) + 1};
+      }
     }
   }
-  return {low, end};
+  if (bracket.count() == 1) return {bracket.low - 1, 0};  // a single score: the last one kept
+  return {bracket.low, equal_end(team, n, scores, rule, bracket.low, bracket.above)};
 }
 
 // The same of score_key()s, keys(x) for x < n; the target is in units of kMassUnits.
 template <typename Team, typename Keys>
 FLEXPREFILL_DEVICE_FN Cut find_cut(const Team& team, int32_t n, const Keys& keys,
                                    const CutRule& rule) {
-  return cut_scores(team, n, KeyMass<Keys>{keys}, rule);
+  const KeyMass<Keys> scores{keys};
+  return cut_scores(team, n, scores, rule, tally_from(team, n, scores, 1));
 }
 
 // Rule::kCoverage: the fewest scores whose sum reaches gamma of the total, within the budgets.
@@ -197,7 +231,7 @@ FLEXPREFILL_DEVICE_FN Cut cover_scores(const Team& team, int32_t n, const Scores
   rule.target = static_cast<double>(policy.gamma) * static_cast<double>(total.mass);
   rule.min_count = policy.min_blocks > 1 ? policy.min_blocks : 1;
   rule.max_count = policy.max_blocks;
-  return cut_scores(team, n, scores, rule);
+  return cut_scores(team, n, scores, rule, total);
 }
 
 template <typename Team, typename Keys>

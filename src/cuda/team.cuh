@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "cuda/team.h"
 
@@ -50,7 +51,27 @@ __device__ __forceinline__ void store_word(int32_t w, const Keeps& keeps, const 
   if (lane == 0) store(w, uint64_t{high} << 32 | low);
 }
 
+// A score per lane: the index it has in the list it comes from, and what narrow() asks of a list.
+template <typename Scores>
+struct LaneScores {
+  int32_t index;
+  uint32_t k;
+  decltype(std::declval<Scores>().tally(0)) t;
+
+  __device__ __forceinline__ uint32_t key(int32_t) const { return k; }
+  __device__ __forceinline__ auto tally(int32_t) const { return t; }
+  __device__ __forceinline__ static uint32_t key_of_mass(float mass) {
+    return Scores::key_of_mass(mass);
+  }
+  __device__ __forceinline__ int32_t index_of(int32_t lane) const {
+    return __shfl_sync(~0u, index, lane);
+  }
+};
+
 struct WarpTeam {
+  static constexpr int32_t kGathers = 32;
+  int32_t* slots = nullptr;  // [32] in shared memory, for gather()
+
   template <typename Do>
   __device__ __forceinline__ void for_each(int32_t n, const Do& work) const {
     for (int32_t x = static_cast<int32_t>(threadIdx.x % 32); x < n; x += 32) work(x);
@@ -65,6 +86,25 @@ struct WarpTeam {
     return warp_sum(total);
   }
 
+  // The scores whose keys lie in [low, high), at most 32, in their order; 0 elsewhere.
+  template <typename Scores>
+  __device__ __forceinline__ LaneScores<Scores> gather(int32_t n, const Scores& scores,
+                                                       uint32_t low, uint32_t high) const {
+    const auto lane = static_cast<int32_t>(threadIdx.x % 32);
+    int32_t count = 0;
+    for (int32_t first = 0; first < n; first += 32) {
+      const int32_t x = first + lane;
+      const bool wanted = x < n && scores.key(x) - low < high - low;
+      const uint32_t all = __ballot_sync(~0u, wanted);
+      if (wanted) slots[count + __popc(all & ((1u << lane) - 1))] = x;
+      count += __popc(all);
+    }
+    __syncwarp();
+    if (lane >= count) return {0, 0, {}};
+    const int32_t x = slots[lane];
+    return {x, scores.key(x), scores.tally(x)};
+  }
+
   template <typename Keeps, typename Store>
   __device__ __forceinline__ void store_bits(int32_t words, const Keeps& keeps,
                                              const Store& store) const {
@@ -75,6 +115,7 @@ struct WarpTeam {
 
 // All threads of a block. `partial` is shared memory of kBytes.
 struct CtaTeam {
+  static constexpr int32_t kGathers = 1;
   static constexpr int kBytes = 2 * 32 * 16;
   unsigned char* partial;
   mutable int turn = 0;  // buffers alternate, so one barrier per sum is enough

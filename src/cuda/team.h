@@ -11,6 +11,8 @@
 namespace flexprefill::internal::cuda {
 
 struct HostTeam {
+  static constexpr int32_t kGathers = 1;  // scores that gather() takes; 1 = there is none
+
   template <typename Do>
   void for_each(int32_t n, const Do& work) const {
     for (int32_t x = 0; x < n; ++x) work(x);

@@ -118,9 +118,9 @@ __device__ void score_rows(const RowItem& item, int32_t rows, const QueryAwareMe
 
 // One warp writes row i from its scores, [causal_blocks(i)]. Returns how many blocks it kept, in
 // lane 0.
-__device__ uint32_t write_query_aware(const RowItem& item, int32_t i, float* weights) {
+__device__ uint32_t write_query_aware(const WarpTeam& team, const RowItem& item, int32_t i,
+                                      float* weights) {
   const PlanShape& s = item.s;
-  const WarpTeam team;
   const int32_t n = s.causal_blocks(i);
   const Maximum top = team.sum(n, [&](int32_t j) { return Maximum{weights[j]}; });
   const bool ranks = softmax(team, weights, n, top.value, kWeightUnits);
@@ -147,6 +147,8 @@ __global__ void __launch_bounds__(kRowThreads, 3)
   const QueryAwareMemory<kRows> m(memory, max_k_blocks);
   __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
   const CtaTeam team{partial};
+  __shared__ int32_t slots[kRowThreads];
+  const WarpTeam warp{slots + threadIdx.x / 32 * 32};
   join_stream();
   for (int32_t n = static_cast<int32_t>(blockIdx.x); n < num_items;
        n += static_cast<int32_t>(gridDim.x)) {
@@ -165,9 +167,9 @@ __global__ void __launch_bounds__(kRowThreads, 3)
       if (there > 0) score_rows<kRows>(item, there, m);
       for (int32_t r = static_cast<int32_t>(threadIdx.x / 32); r < rows; r += kRowThreads / 32) {
         if (r < there) {
-          kept += write_query_aware(item, item.first + r, m.weights + r * m.stride);
+          kept += write_query_aware(warp, item, item.first + r, m.weights + r * m.stride);
         } else {
-          WarpTeam{}.for_each(p.row_words, [&](int32_t w) { item.row(item.first + r)[w] = 0; });
+          warp.for_each(p.row_words, [&](int32_t w) { item.row(item.first + r)[w] = 0; });
         }
       }
     } else {
