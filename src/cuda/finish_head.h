@@ -9,19 +9,12 @@ namespace flexprefill::internal::cuda {
 
 inline constexpr int64_t kPlanFillPercent = 95;  // as in src/select_coverage.cc
 
-// Shared memory of finish_head().
-struct FinishMemory {
-  double kept_part[kRowGroups][kPlanRows];
-  double total_part[kRowGroups][kPlanRows];
-  double share[kPlanRows];  // kept share of each probe row
-};
-
 struct FinishHead {
   const PlanProblem& p;
   const PlanShape& s;
   const HeadScores& x;
   int32_t h;
-  FinishMemory& memory;
+  double* share;  // [128] kept share of each probe row; shared memory, which measure() needs not
 
   FLEXPREFILL_DEVICE_FN uint64_t* row(int32_t i) const {
     return p.bits + (int64_t{h} * p.q_blocks + i) * p.row_words;
@@ -34,44 +27,78 @@ struct FinishHead {
     return ((row(i)[j / 64] >> (j % 64)) & 1) != 0;
   }
 
-  // Kept share of every probe row that sees keys. A group takes one byte of each mask word.
-  template <typename Team>
-  FLEXPREFILL_DEVICE_FN void measure(const Team& team) const {
+  FLEXPREFILL_DEVICE_FN double& kept_part(int32_t group, int32_t r) const {
+    return x.row_parts[group * kPlanRows + r];
+  }
+  FLEXPREFILL_DEVICE_FN double& total_part(int32_t group, int32_t r) const {
+    return kept_part(kRowGroups + group, r);
+  }
+
+  // Mass of probe row r, kept and in total, of the blocks in byte `group` of each mask word.
+  FLEXPREFILL_DEVICE_FN void measure(int32_t group, int32_t r) const {
     static_assert(kRowGroups == 8);
-    team.for_each(kRowGroups * kPlanRows, [&](int32_t n) {
-      const int32_t r = n % kPlanRows, group = n / kPlanRows;
-      double kept = 0.0, total = 0.0;
-      if (s.sees_keys(r)) {
-        const uint64_t* const words = row(s.block_row(r));
-        const int32_t end = seen_blocks(s, r);
-        FLEXPREFILL_UNROLL_2
-        for (int32_t first = 8 * group; first < end; first += 64) {
-          const uint32_t byte = static_cast<uint32_t>(words[first / 64] >> (8 * group)) & 0xff;
-          FLEXPREFILL_UNROLL_16
-          for (int32_t b = 0; b < 8; ++b) {
-            const double mass =
-                first + b < end ? static_cast<double>(x.stat(first + b, kMassPlane)[r]) : 0.0;
-            total += mass;
-            if (((byte >> b) & 1) != 0) kept += mass;
-          }
+    double kept = 0.0, total = 0.0;
+    if (s.sees_keys(r)) {
+      const uint64_t* const words = row(s.block_row(r));
+      const int32_t end = seen_blocks(s, r);
+      FLEXPREFILL_UNROLL_2
+      for (int32_t first = 8 * group; first < end; first += 64) {
+        const uint32_t byte = static_cast<uint32_t>(words[first / 64] >> (8 * group)) & 0xff;
+        FLEXPREFILL_UNROLL_16
+        for (int32_t b = 0; b < 8; ++b) {
+          const double mass =
+              first + b < end ? static_cast<double>(x.stat(first + b, kMassPlane)[r]) : 0.0;
+          total += mass;
+          if (((byte >> b) & 1) != 0) kept += mass;
         }
       }
-      memory.kept_part[group][r] = kept;
-      memory.total_part[group][r] = total;
+    }
+    kept_part(group, r) = kept;
+    total_part(group, r) = total;
+  }
+
+  // The blocks that were added last to block row first_row() + part, [row_words]: where the head's
+  // lines were.
+  FLEXPREFILL_DEVICE_FN uint64_t* added(int32_t part) const {
+    return part == 0 ? x.columns : x.offsets;
+  }
+
+  // Counts them as kept.
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN void measure_added(const Team& team) const {
+    team.for_each(kRowGroups * kPlanRows, [&](int32_t n) {
+      const int32_t r = n % kPlanRows, group = n / kPlanRows;
+      if (!s.sees_keys(r)) return;
+      const uint64_t* const words = added(s.block_row(r) - first_row());
+      const int32_t end = seen_blocks(s, r);
+      double kept = 0.0;
+      for (int32_t first = 8 * group; first < end; first += 64) {
+        const uint32_t byte = static_cast<uint32_t>(words[first / 64] >> (8 * group)) & 0xff;
+        for (int32_t b = 0; byte >> b != 0; ++b) {
+          if (((byte >> b) & 1) == 0 || first + b >= end) continue;
+          kept += static_cast<double>(x.stat(first + b, kMassPlane)[r]);
+        }
+      }
+      kept_part(group, r) += kept;
     });
+  }
+
+  // The kept share of every probe row that sees keys.
+  template <typename Team>
+  FLEXPREFILL_DEVICE_FN void take_shares(const Team& team) const {
     team.for_each(kPlanRows, [&](int32_t r) {
       double kept = 0.0, total = 0.0;
       for (int32_t group = 0; group < kRowGroups; ++group) {
-        kept += memory.kept_part[group][r];
-        total += memory.total_part[group][r];
+        kept += kept_part(group, r);
+        total += total_part(group, r);
       }
-      memory.share[r] = kept / total;
+      share[r] = kept / total;
     });
   }
 
   template <typename Team>
   FLEXPREFILL_DEVICE_FN double share_sum(const Team& team) const {
-    return team.sum(kPlanRows, [&](int32_t r) { return s.sees_keys(r) ? memory.share[r] : 0.0; });
+    return team.sum(kPlanRows, [&](int32_t r) { return s.sees_keys(r) ? share[r] : 0.0; });
   }
 
   // Keys of the blocks that may be added, for each block row of the probe: 0 = kept already, in the
@@ -114,8 +141,10 @@ struct FinishHead {
         const uint32_t key = candidate(part, j);
         return key != 0 && cut.keeps(key, part * s.visible_blocks + j);
       };
-      team.store_bits(p.row_words, keeps,
-                      [&](int32_t w, uint64_t word) { row(first_row() + part)[w] |= word; });
+      team.store_bits(p.row_words, keeps, [&](int32_t w, uint64_t word) {
+        added(part)[w] = word;
+        row(first_row() + part)[w] |= word;
+      });
     }
     return team.sum(rows() * s.visible_blocks, [&](int32_t n) {
       uint32_t& key = candidate(n);
@@ -144,7 +173,8 @@ struct FinishHead {
       added += count;
       // Once no candidate is left rounding alone, or the limit, keeps the mean below gamma.
       if (count == 0) return policy.max_blocks != kPlanNoLimit;
-      measure(team);
+      measure_added(team);
+      take_shares(team);
       sum = share_sum(team);
       if (sum >= target) return false;
       rule = {0.0, 1, 1};
@@ -168,12 +198,13 @@ struct Minimum {
   }
 };
 
-// Ends head h, whose rows are written: `state` says what it is. A scored head may grow.
+// Ends head h, whose rows are written and measured: `state` says what it is. A scored head may
+// grow.
 template <typename Team>
 FLEXPREFILL_DEVICE_FN HeadReport finish_head(const Team& team, const PlanProblem& p,
                                              const PlanShape& s, const PlanPolicy& policy,
                                              const HeadScores& x, const HeadState& state, int32_t h,
-                                             FinishMemory& memory) {
+                                             double* share) {
   HeadReport report;
   report.pattern = state.pattern;
   report.causal_blocks = s.all_causal_blocks();
@@ -184,8 +215,8 @@ FLEXPREFILL_DEVICE_FN HeadReport finish_head(const Team& team, const PlanProblem
     return report;
   }
   report.divergence = static_cast<float>(state.divergence);
-  const FinishHead head{p, s, x, h, memory};
-  head.measure(team);
+  const FinishHead head{p, s, x, h, share};
+  head.take_shares(team);
   if (policy.kind == PlanPolicy::kCoverage) {
     uint32_t added = 0;
     report.budget_limited = head.top_up(team, policy, added);
@@ -199,8 +230,8 @@ FLEXPREFILL_DEVICE_FN HeadReport finish_head(const Team& team, const PlanProblem
     }
   }
   report.coverage = static_cast<float>(head.share_sum(team) / s.seeing_rows());
-  const Minimum lowest = team.sum(
-      kPlanRows, [&](int32_t r) { return Minimum{s.sees_keys(r) ? memory.share[r] : 1.0}; });
+  const Minimum lowest =
+      team.sum(kPlanRows, [&](int32_t r) { return Minimum{s.sees_keys(r) ? share[r] : 1.0}; });
   report.coverage_min_row = static_cast<float>(lowest.value);
   return report;
 }

@@ -15,6 +15,7 @@ namespace flexprefill::internal::cuda {
 struct HeadScores {
   float* stats;         // [stat_blocks, kStatPlanes, 128]
   float* row_stats;     // [2, 128] maximum in log2 units, 1 / sum
+  double* row_parts;    // [2, kRowGroups, 128]
   double* sums;         // [kSumPlanes, k_blocks]
   float* vertical;      // [k_blocks]
   float* pooled;        // [k_blocks]
@@ -44,6 +45,7 @@ FLEXPREFILL_DEVICE_FN HeadScores scores_of(const PlanProblem& p, int32_t h) {
   const int64_t blocks = p.k_blocks;
   x.stats = p.stats + int64_t{h} * p.stat_blocks * kStatPlanes * kPlanRows;
   x.row_stats = p.row_stats + int64_t{h} * 2 * kPlanRows;
+  x.row_parts = p.row_parts + int64_t{h} * 2 * kRowGroups * kPlanRows;
   x.sums = p.sums + h * blocks * kSumPlanes;
   x.vertical = p.vertical + h * blocks;
   x.pooled = p.pooled + h * blocks;

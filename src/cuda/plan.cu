@@ -156,6 +156,7 @@ struct Call {
     p.stat_blocks = std::max(p.q_blocks, p.k_blocks);
     p.stats = arena.take<float>(heads * p.stat_blocks * kStatPlanes * kPlanRows).data();
     p.row_stats = arena.take<float>(heads * 2 * kPlanRows).data();
+    p.row_parts = arena.take<double>(heads * 2 * kRowGroups * kPlanRows).data();
     p.sums = arena.take<double>(heads * kSumPlanes * blocks).data();
     p.vertical = arena.take<float>(heads * blocks).data();
     p.pooled = arena.take<float>(heads * blocks).data();

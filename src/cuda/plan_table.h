@@ -90,6 +90,7 @@ struct PlanProblem {
   float* pooled;           // [heads, k_blocks] the same as the block means estimate it
   float* slash;            // [heads, k_blocks + 2] mean mass of each distance bucket
   float* row_stats;        // [heads, 2, 128] maximum (log2 units) and 1 / sum of each probe row
+  double* row_parts;       // [heads, 2, kRowGroups, 128] kept and total mass of each probe row
   uint64_t* lines;  // [heads, line_words] bit sets: kept columns, then kept offsets in reverse
   float* tokens;    // kOfficial: [heads, 2, 128 k_blocks] mean mass per key, per distance
   unsigned long long* histogram;  // kOfficial: [heads, 2, 1024] entries and mass by score

@@ -126,6 +126,7 @@ struct HostProblem {
     };
     take(p.stats, stats, heads * blocks * device::kStatPlanes * 128);
     take(p.row_stats, row_stats, heads * 2 * 128);
+    take(p.row_parts, row_parts, heads * 2 * device::kRowGroups * 128);
     take(p.sums, sums, heads * device::kSumPlanes * blocks);
     take(p.vertical, vertical, heads * blocks);
     take(p.pooled, pooled, heads * blocks);
@@ -141,7 +142,7 @@ struct HostProblem {
   device::PlanProblem p = {};
   device::PlanShape s;
   std::vector<float> stats, row_stats, vertical, pooled, slash, k_mean;
-  std::vector<double> sums;
+  std::vector<double> sums, row_parts;
   std::vector<uint64_t> lines, bits;
 };
 
@@ -294,9 +295,11 @@ TEST(DeviceSelect, GivesTheMasksAndReportsOfTheHostSelector) {
         device::HeadState state = device::decide_coverage(HostTeam{}, x.p, x.s, plan, scores,
                                                           reference.probe_mean.data());
         write_rows(x, h, plan, state, reference);
-        device::FinishMemory finish;
+        double share[128];
+        const device::FinishHead head{x.p, x.s, scores, h, share};
+        for (int32_t n = 0; n < device::kRowGroups * 128; ++n) head.measure(n / 128, n % 128);
         const HeadReport actual =
-            device::finish_head(HostTeam{}, x.p, x.s, plan, scores, state, h, finish);
+            device::finish_head(HostTeam{}, x.p, x.s, plan, scores, state, h, share);
         EXPECT_EQ(actual.pattern, expected.pattern);
         EXPECT_EQ(actual.budget_limited, expected.budget_limited);
         EXPECT_EQ(actual.kept_blocks, expected.kept_blocks);
