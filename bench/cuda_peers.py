@@ -4,12 +4,14 @@ compare with, in the same run. bf16, random data, medians of event times; TFLOP/
 
 import statistics
 import sys
+import time
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def time_ms(work, repeats):
+    time.sleep(0.4)  # after seconds at the limit of its power the card lowers its clocks for a while
     for _ in range(3):
         work()
     events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]

@@ -5,8 +5,9 @@
 # TIMES=0 leaves the timing out, TESTS='regular expression' limits the tests (none: no tests).
 # BUILT=1 takes BUILD_DIR as another machine built it (gpu_pack.sh packs it); SOURCE=DIR says where the sources lay
 # there, as the tests know paths of their data and of the executable.
-# SANITIZE=1 runs small cases under compute-sanitizer's four tools, at most SANITIZE_SECONDS (30) each, PREFILL=1 bench/cuda_prefill.py (needs the
-# executable flexprefill in BUILD_DIR; PREFILL_ARGS are its arguments).
+# SANITIZE=1 runs small cases under compute-sanitizer's four tools, at most SANITIZE_SECONDS (60) each (SANITIZE=TOOL
+# under that one), PREFILL=1 bench/cuda_prefill.py (needs the executable flexprefill in BUILD_DIR; PREFILL_ARGS are its
+# arguments).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 build=${1:-build-gpu}
@@ -62,14 +63,14 @@ fi
 sanitize() { # sanitize TOOL NAME COMMAND...
   local tool=$1 name=$2 status
   shift 2
-  keep sanitize.log timeout "${SANITIZE_SECONDS:-30}" "$sanitizer" --tool "$tool" --error-exitcode 99 "$@"
+  keep sanitize.log timeout "${SANITIZE_SECONDS:-60}" "$sanitizer" --tool "$tool" --error-exitcode 99 "$@"
   status=$?
   ((status == 0)) || failed=1
   printf '%-10s %-16s exit %d%s  %s\n' "$tool" "$name" "$status" "$( ((status == 124)) && echo ' (out of time)')" \
     "$(grep -E '^=+ +(ERROR|RACECHECK) SUMMARY|^=+ (Error|Device not supported)' "$one" | tail -n 1)"
 }
 
-if [[ ${SANITIZE:-0} == 1 ]]; then
+if [[ ${SANITIZE:-0} != 0 ]]; then
   sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)
   if [[ -z $sanitizer ]]; then
     echo 'gpu_check: compute-sanitizer is not on this machine; nothing was run under it'
@@ -79,8 +80,17 @@ if [[ ${SANITIZE:-0} == 1 ]]; then
       "attend/attend_test Attend.EmptyRows*:Attend.KeysWholly*:Attend.BatchChangesNoBit"
       "plan/cuda_plan_test CudaPlan.ExtremeLogits:CudaPlan.UnrankableScores*:CudaPlan.EveryHead*"
     )
+    # racecheck takes minutes for what the others do in seconds.
+    smallest=(
+      "cuda/cuda_test CudaLengths.OfZero*"
+      "attend/attend_test Attend.EmptyRows*:Attend.KeysWholly*"
+      "plan/cuda_plan_test CudaPlan.EveryHead*"
+    )
     for tool in memcheck initcheck synccheck racecheck; do
-      for case in "${small[@]}"; do
+      [[ $SANITIZE == 1 || $SANITIZE == "$tool" ]] || continue
+      cases=("${small[@]}")
+      [[ $tool == racecheck ]] && cases=("${smallest[@]}")
+      for case in "${cases[@]}"; do
         suite=${case%% *}
         [[ -x $build/tests/$suite ]] || continue
         FLEXPREFILL_BACKEND=cuda sanitize "$tool" "$(basename "$suite")" "$build/tests/$suite" "--gtest_filter=${case#* }"

@@ -47,7 +47,7 @@ class Computer {
         store_zeros();
       release(shared_.q_empty[q_.stage()]);
       q_.advance();
-      release(shared_.tile_empty[tile_.stage()]);
+      arrive(shared_.tile_empty[tile_.stage()]);
       tile_.advance();
     }
   }

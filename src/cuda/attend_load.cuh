@@ -41,7 +41,7 @@ class Loader {
       const AttendProblem& problem = *work.problem;
       const TileId id = work.id;
       const int32_t steps = work.steps;
-      release(shared_.tile_empty[tile_.stage()]);
+      arrive(shared_.tile_empty[tile_.stage()]);
       tile_.advance();
       if (steps < 0) break;
       if (!kGather && &problem != known) {
@@ -227,11 +227,6 @@ class Loader {
     if (kGather && __all_sync(kAllLanes, has_passed(empty, parity))) return;
     finish_copies();  // nobody may wait for what is done
     wait(empty, parity);
-  }
-
-  __device__ void release(Barrier& empty) {
-    __syncwarp();
-    if (lane_ == 0) arrive(empty);
   }
 
   __device__ void announce(Barrier& full) {
