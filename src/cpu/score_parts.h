@@ -15,7 +15,6 @@ void mean_of_tokens(const TokenRows& tokens, int64_t count, int32_t columns, boo
 
 // Score of a key that a row must not see; finite, so that no NaN comes from inf - inf.
 inline constexpr float kMasked = -3.0e38f;
-// Scores decide what is kept: full fp32 precision on every path.
 
 // kOfficial keeps the probabilities of a block as [128 keys, kSkewStride], kSkewPad zeros on both
 // sides of the 128 rows: reading with stride kSkewStride + 1 walks along a diagonal, that is a
