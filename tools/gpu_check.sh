@@ -2,12 +2,13 @@
 # gpu_check.sh [BUILD_DIR]: builds the library with its cuda backend, tests it and times it, on a machine with a
 # Hopper GPU. Needs nvcc 13, CMake, ninja, GoogleTest, nlohmann-json; python3 with PyTorch for the peer (cuDNN), which
 # is left out without. Logs go to BUILD_DIR/gpu_check/ (or $OUT); a short table comes last.
-# TIMES=0 leaves the timing out, TESTS='regular expression' limits the tests (none: no tests).
+# TIMES=0 leaves the timing out, SECTIONS limits it to those of cuda_attention_bench (its --only). TESTS='regular
+# expression' limits the suites (none: no tests), TARGETS what is built. The tests of the command line need BUILT=1.
 # BUILT=1 takes BUILD_DIR as another machine built it (gpu_pack.sh packs it); SOURCE=DIR says where the sources lay
 # there, as the tests know paths of their data and of the executable.
 # SANITIZE=1 runs small cases under compute-sanitizer's four tools, at most SANITIZE_SECONDS (60) each (SANITIZE=TOOL
-# under that one), PREFILL=1 bench/cuda_prefill.py (needs the executable flexprefill in BUILD_DIR; PREFILL_ARGS are its
-# arguments).
+# under that one). PREFILL=1 runs bench/cuda_prefill.py with PREFILL_ARGS; it needs BUILT=1, as what is built here has
+# no executable flexprefill.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 build=${1:-build-gpu}
@@ -93,7 +94,8 @@ if [[ ${SANITIZE:-0} != 0 ]]; then
       for case in "${cases[@]}"; do
         suite=${case%% *}
         [[ -x $build/tests/$suite ]] || continue
-        FLEXPREFILL_BACKEND=cuda sanitize "$tool" "$(basename "$suite")" "$build/tests/$suite" "--gtest_filter=${case#* }"
+        FLEXPREFILL_BACKEND=cuda sanitize "$tool" "$(basename "$suite")" \
+          "$build/tests/$suite" "--gtest_filter=${case#* }"
       done
       # Its workspace is as cudaMalloc gave it, that of the tests is filled: what initcheck can find, it finds here.
       [[ -x $build/flexprefill ]] && sanitize "$tool" bench "$build/flexprefill" bench plan --backend cuda \
