@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A model of the barriers of src/cuda/attend_{schedule,load,compute}.cuh: a scheduling warp, two loading
-warps, eight computing warps, copies that land at any time, in random schedules. Fails on a deadlock, on a stage that is overwritten
+"""A model of the barriers of src/cuda/attend_{schedule,load,compute}.cuh: a scheduling warp, two loading warps, eight
+computing warps, copies that land at any time, in random schedules. Fails on a deadlock, on a stage that is overwritten
 while a warp may still read it, and on a warp that reads another tile than it expects; and if seeded faults are not
 found. With `alone` one loading warp does all, schedules as well, as the kernels that gather rows do."""
 
