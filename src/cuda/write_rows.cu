@@ -183,7 +183,9 @@ __global__ void __launch_bounds__(kRowThreads, 3)
 
 template <int kRows>
 void launch_with(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
-  const size_t bytes = QueryAwareMemory<kRows>::bytes(sizes.max_k_blocks);
+  // No weights where nothing is scored: those of 16 rows would not fit above 3376 key blocks.
+  const int32_t weights = sizes.tiles == 0 ? 0 : sizes.max_k_blocks;
+  const size_t bytes = QueryAwareMemory<kRows>::bytes(weights);
   check(cudaFuncSetAttribute(write_rows<kRows>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(bytes)),
         "cudaFuncSetAttribute");
@@ -194,7 +196,7 @@ void launch_with(const PlanTable* table, const PlanSizes& sizes, cudaStream_t st
           .shared_bytes = bytes,
           .stream = stream,
           .joins = true},
-         table, sizes.row_items, sizes.max_k_blocks);
+         table, sizes.row_items, weights);
 }
 
 }  // namespace

@@ -187,6 +187,24 @@ TEST_F(CudaPlan, FixedPatternsAreTheReferences) {
   EXPECT_EQ(tally.different_blocks, 0);
 }
 
+// More key blocks than shared memory has room for weights of 16 rows, which fixed patterns need
+// not.
+TEST_F(CudaPlan, FixedPatternsOfLongKeysAreTheReferences) {
+  Tally tally;
+  const PlanCase c = {.q_len = 300,
+                      .kv_len = 450'001,
+                      .heads = 1,
+                      .kv_heads = 1,
+                      .head_dim = 8,
+                      .dtype = DType::kBF16};
+  const Instance x(c);
+  for (const Policy& policy : {Policy{Dense{}}, Policy{AShape{}}}) {
+    compare(device_plan(x.device.problem, policy), 0, reference_plan(x.host.problem, policy), tally,
+            c.name() + " " + str(policy));
+  }
+  EXPECT_EQ(tally.different_blocks, 0);
+}
+
 TEST_F(CudaPlan, RealLayersPlanAsTheReference) {
   Tally tally;
   for (const char* name : {"n2000_layer4", "n2048_layer1", "n2048_layer4", "n4096_layer4"}) {
