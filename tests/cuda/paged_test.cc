@@ -16,8 +16,8 @@ enum class PageLayout {
 
 // The keys of a contiguous tensor in pages of a pool, in random order; everything else is NaN.
 struct Pool {
-  Pool(const HeadView& from, int32_t page_size, PageLayout layout, std::span<const int32_t> table)
-      : page_stride(int64_t{page_size} * from.heads * from.head_dim) {
+  Pool(const HeadView& from, int32_t page_size, int64_t page_stride, PageLayout layout,
+       std::span<const int32_t> table) {
     const auto bytes = static_cast<size_t>(dtype_bytes(from.dtype));
     const auto pages = static_cast<int64_t>(table.size()) + 5;  // some that nobody uses
     memory.assign(static_cast<size_t>(pages * page_stride) * bytes, std::byte{0xff});
@@ -41,11 +41,12 @@ struct Pool {
 
   std::vector<std::byte> memory;
   HeadView view;
-  int64_t page_stride;
 };
 
-void expect_pages_change_nothing(const Case& c, int32_t page_size, PageLayout layout) {
-  SCOPED_TRACE(c.name() + " page " + std::to_string(page_size));
+// gap: elements between a page of the wider of k and v and the next.
+void expect_pages_change_nothing(const Case& c, int32_t page_size, PageLayout layout,
+                                 int64_t gap = 0) {
+  SCOPED_TRACE(c.name() + " page " + std::to_string(page_size) + " gap " + std::to_string(gap));
   const Instance contiguous(c);
   run(contiguous);
 
@@ -53,14 +54,16 @@ void expect_pages_change_nothing(const Case& c, int32_t page_size, PageLayout la
   std::vector<int32_t> table(static_cast<size_t>((c.kv_len + page_size - 1) / page_size));
   std::iota(table.begin(), table.end(), 3);
   std::shuffle(table.begin(), table.end(), std::mt19937(11));
-  const Pool k(paged.problem.kv.k, page_size, layout, table);
-  const Pool v(paged.problem.kv.v, page_size, layout, table);
-  if (k.page_stride != v.page_stride) GTEST_SKIP() << "k and v share one page_stride";
+  const HeadView &k_rows = paged.problem.kv.k, &v_rows = paged.problem.kv.v;
+  const int64_t page_stride =
+      int64_t{page_size} * k_rows.heads * std::max(k_rows.head_dim, v_rows.head_dim) + gap;
+  const Pool k(k_rows, page_size, page_stride, layout, table);
+  const Pool v(v_rows, page_size, page_stride, layout, table);
   paged.problem.kv = {.k = k.view,
                       .v = v.view,
                       .block_table = table.data(),
                       .page_size = page_size,
-                      .page_stride = k.page_stride,
+                      .page_stride = page_stride,
                       .paged_kv_len = c.kv_len};
   run(paged);
   EXPECT_TRUE(same_results(contiguous, paged));
@@ -68,7 +71,8 @@ void expect_pages_change_nothing(const Case& c, int32_t page_size, PageLayout la
 }
 
 TEST(CudaPages, OfEverySizeGiveTheBitsOfTheContiguousCall) {
-  for (const int32_t page_size : {1, 2, 3, 7, 16, 24, 32, 48, 64, 100, 128, 256, 528, 784, 1056}) {
+  for (const int32_t page_size :
+       {1, 2, 3, 7, 8, 16, 24, 32, 40, 48, 64, 100, 128, 200, 256, 528, 784, 1056}) {
     for (const auto layout : {PageLayout::kTokensOutside, PageLayout::kHeadsOutside}) {
       expect_pages_change_nothing(half_precision({.q_len = 200,
                                                   .kv_len = 1201,
@@ -88,6 +92,42 @@ TEST(CudaPages, ServeEveryHeadDim) {
       expect_pages_change_nothing(
           half_precision({.q_len = 150, .kv_len = 700, .k_dim = dim, .v_dim = dim}, DType::kF16),
           page_size, PageLayout::kTokensOutside);
+    }
+  }
+}
+
+// One page_stride for rows of 192 and of 128 channels.
+TEST(CudaPages, ServeKeysWiderThanValues) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const int32_t page_size : {1, 8, 16, 48, 64, 128, 200}) {
+      for (const auto layout : {PageLayout::kTokensOutside, PageLayout::kHeadsOutside}) {
+        expect_pages_change_nothing(half_precision({.q_len = 150,
+                                                    .kv_len = 700,
+                                                    .heads = 4,
+                                                    .kv_heads = 2,
+                                                    .k_dim = 192,
+                                                    .v_dim = 128,
+                                                    .mask = MaskKind::kRandom},
+                                                   dtype),
+                                    page_size, layout);
+      }
+    }
+  }
+}
+
+// Pages need not follow each other, nor begin a whole number of eight tokens apart.
+TEST(CudaPages, MayHaveGapsBetween) {
+  for (const int32_t dim : {64, 96, 128, 192, 256}) {
+    for (const int32_t page_size : {8, 16, 64, 128, 528}) {
+      for (const int64_t gap : {8, 264, 8 * 2 * dim, 24 * 2 * dim}) {
+        expect_pages_change_nothing(half_precision({.q_len = 150,
+                                                    .kv_len = 700,
+                                                    .heads = 4,
+                                                    .kv_heads = 2,
+                                                    .k_dim = dim,
+                                                    .v_dim = dim}),
+                                    page_size, PageLayout::kTokensOutside, gap);
+      }
     }
   }
 }
