@@ -90,6 +90,86 @@ TEST(DeviceCut, KeepsWhatSortingKeeps) {
   }
 }
 
+// What a warp gathers of a list, by one host thread.
+template <typename Scores>
+struct FewScores {
+  const Scores& scores;
+  std::vector<int32_t> indices;
+
+  bool holds(int32_t lane) const { return lane < static_cast<int32_t>(indices.size()); }
+  int32_t index_of(int32_t lane) const { return indices.at(static_cast<size_t>(lane)); }
+  uint32_t key(int32_t lane) const { return holds(lane) ? scores.key(index_of(lane)) : 0; }
+  auto tally(int32_t lane) const {
+    return holds(lane) ? scores.tally(index_of(lane)) : decltype(scores.tally(0)){};
+  }
+  static uint32_t key_of_mass(float mass) { return Scores::key_of_mass(mass); }
+};
+
+struct GatheringTeam : HostTeam {
+  static constexpr int32_t kGathers = 32;
+  int* gathers;
+
+  template <typename Scores>
+  FewScores<Scores> gather(int32_t n, const Scores& scores, uint32_t low, uint32_t high) const {
+    FewScores<Scores> few{scores, {}};
+    for (int32_t x = 0; x < n; ++x) {
+      if (scores.key(x) >= low && scores.key(x) < high) few.indices.push_back(x);
+    }
+    EXPECT_LE(few.indices.size(), 32u);
+    ++*gathers;
+    return few;
+  }
+};
+
+TEST(DeviceCut, OfGatheredWeightsIsTheSame) {
+  std::mt19937 random(11);
+  std::uniform_real_distribution<float> uniform;
+  int gathers = 0;
+  for (int round = 0; round < 2000; ++round) {
+    const int32_t n = 1 + static_cast<int32_t>(random() % (round % 4 == 0 ? 1500 : 70));
+    std::vector<float> weights(static_cast<size_t>(n));
+    double total = 0.0;
+    for (float& weight : weights) {
+      const float x = uniform(random);
+      // Flat, steep, steps of many equal ones, and hardly any that is not 0.
+      weight = round % 5 == 0   ? x
+               : round % 5 == 1 ? std::exp(40 * x - 40)
+               : round % 5 == 2 ? std::floor(4 * x) / 4
+               : round % 5 == 3 ? (x < 0.02f ? 1.0f : 0.0f)
+                                : 1.0f;
+      total += double{weight};
+    }
+    if (total == 0.0) continue;
+    for (float& weight : weights) {
+      weight *= static_cast<float>(double{device::kWeightUnits} / total);
+    }
+    const device::WeightMass scores{weights.data()};
+    device::PlanPolicy policy;
+    policy.gamma = 0.01f + 0.989f * uniform(random);
+    policy.min_blocks = static_cast<int32_t>(random() % 8);
+    if (random() % 3 == 0) policy.max_blocks = 1 + static_cast<int32_t>(random() % 40);
+    const Cut one = device::cover_scores(HostTeam{}, n, scores, policy);
+    const Cut gathered = device::cover_scores(GatheringTeam{{}, &gathers}, n, scores, policy);
+    int64_t kept = 0;
+    double mass = 0.0, units = 0.0;
+    for (int32_t x = 0; x < n; ++x) {
+      ASSERT_EQ(gathered.keeps(scores.key(x), x), one.keeps(scores.key(x), x))
+          << "round " << round << ", weight " << x << " of " << n;
+      units += static_cast<double>(scores.tally(x).mass);
+      if (!one.keeps(scores.key(x), x)) continue;
+      ++kept;
+      mass += static_cast<double>(scores.tally(x).mass);
+    }
+    const int64_t most = std::min<int64_t>(n, policy.max_blocks);
+    ASSERT_LE(kept, most);
+    if (kept < most) {
+      EXPECT_GE(kept, std::max(policy.min_blocks, 1));
+      EXPECT_GE(mass, double{policy.gamma} * units);
+    }
+  }
+  EXPECT_GT(gathers, 500);
+}
+
 TEST(DeviceCut, MassIsExactToItsUnit) {
   for (const float score : {0.0f, 1.0f, 0.1f, 127.5f, 3e-7f, 1e-12f, 1e-20f}) {
     const double units = static_cast<double>(device::mass_of_key(device::score_key(score)));
