@@ -7,7 +7,6 @@
 #include <bit>
 #include <cassert>
 #include <cstdlib>
-#include <limits>
 
 #include "cpu/plan.h"
 #include "cpu/scratch.h"
@@ -136,7 +135,7 @@ AttendItem attend_item(const AttentionProblem& problem, const BlockMask& mask,
   item.kv_len = kv_len(problem);
   item.head_dim = problem.kv.k.head_dim;
   item.v_head_dim = problem.kv.v.head_dim;
-  item.scale_log2 = std::min(softmax_scale_of(problem) * kLog2E, std::numeric_limits<float>::max());
+  item.scale_log2 = scale_log2_of(problem);
   item.num_query_blocks = range.count;
   for (int32_t n = 0; n < range.count; ++n) {
     item.query_blocks[n] =

@@ -36,7 +36,7 @@ ScoreItem score_item(const AttentionProblem& problem, int32_t h) {
   item.first_position = probes.first_position;
   item.keys = visible_keys(problem);
   item.head_dim = problem.q.head_dim;
-  item.scale_log2 = softmax_scale_of(problem) * kLog2E;
+  item.scale_log2 = scale_log2_of(problem);
   return item;
 }
 

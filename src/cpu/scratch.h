@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "cpu/kernels.h"
@@ -56,6 +57,11 @@ inline TokenRows rows_of(const HeadView& view, int64_t h, int64_t t) {
 inline float softmax_scale_of(const AttentionProblem& problem) {
   return problem.softmax_scale.value_or(1.0f /
                                         std::sqrt(static_cast<float>(problem.kv.k.head_dim)));
+}
+
+// For exponentials of base 2. Infinity times a score of 0 would be NaN.
+inline float scale_log2_of(const AttentionProblem& problem) {
+  return std::min(softmax_scale_of(problem) * kLog2E, std::numeric_limits<float>::max());
 }
 
 }  // namespace flexprefill::internal
