@@ -51,7 +51,11 @@ failed=0
 if [[ ${TESTS:-} != none ]]; then
   # One process per suite: a thousand tests would load the driver a thousand times.
   for suite in cuda/cuda_test attend/attend_test plan/cuda_plan_test tools/tools_gpu_test; do
-    [[ -x $build/tests/$suite && $suite =~ ${TESTS:-.} ]] || continue
+    [[ $suite =~ ${TESTS:-.} ]] || continue
+    if [[ ! -x $build/tests/$suite ]]; then
+      printf '%-22s not built\n' "$(basename "$suite")"
+      continue
+    fi
     FLEXPREFILL_BACKEND=cuda keep tests.log timeout 300 "$build/tests/$suite"
     status=$?
     ((status == 0)) || failed=1
@@ -105,11 +109,10 @@ if [[ ${SANITIZE:-0} != 0 ]]; then
 fi
 
 if [[ ${TIMES:-1} != 0 ]]; then
-  timeout 240 "$build/bench/cuda_attention_bench" ${SECTIONS:+--only "$SECTIONS"} 2>&1 | tee "$logs/times.log"
-  timeout 60 "$build/bench/cuda_plan_bench" 2>&1 | tee "$logs/plan_times.log"
-  if python3 -c 'import torch' 2>/dev/null; then
-    timeout 120 python3 bench/cuda_peers.py 2>&1 | tee "$logs/peers.log"
-  fi
+  times() { timeout "$2" "${@:3}" 2>&1 | tee "$logs/$1" || failed=1; } # times LOG SECONDS COMMAND...
+  times times.log 240 "$build/bench/cuda_attention_bench" ${SECTIONS:+--only "$SECTIONS"}
+  times plan_times.log 60 "$build/bench/cuda_plan_bench"
+  if python3 -c 'import torch' 2>/dev/null; then times peers.log 120 python3 bench/cuda_peers.py; fi
 fi
 if [[ ${PREFILL:-0} == 1 ]]; then
   timeout 500 python3 bench/cuda_prefill.py "$build/flexprefill" ${PREFILL_ARGS:-} 2>&1 |
