@@ -1,12 +1,13 @@
 // Times plan() of the cuda backend: medians of event times of a captured graph, without attend().
 //
-//   cuda_plan_bench [--steps] [kv_len...]   default 8192 32768 131072; head_dim 128, bf16,
+//   cuda_plan_bench [--steps] [--official] [kv_len...]
+//                                           default 8192 32768 131072; head_dim 128, bf16,
 //                                           32 query / 8 KV heads
 //
 // "noise" is normal q and k, for which every head is query-aware at tau .1 (the dearest plan);
 // "lines" has sinks, far lines and local attention. --steps also prints what each kernel adds:
-// the time of the graph that ends with it less that of the graph that ends before it. Run on an
-// idle GPU.
+// the time of the graph that ends with it less that of the graph that ends before it. --official
+// times kOfficial, too (up to 131072). Run on an idle GPU.
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -220,10 +221,12 @@ void time_row(const Row& row, void* q, void* k, bool steps) {
 
 int main(int argc, char** argv) {
   std::vector<int64_t> lengths;
-  bool steps = false;
+  bool steps = false, official = false;
   for (int n = 1; n < argc; ++n) {
     if (std::strcmp(argv[n], "--steps") == 0) {
       steps = true;
+    } else if (std::strcmp(argv[n], "--official") == 0) {
+      official = true;
     } else {
       lengths.push_back(std::atoll(argv[n]));
     }
@@ -247,7 +250,7 @@ int main(int argc, char** argv) {
       time_row({data, kv_len, kv_len, {}}, q, k, steps);
       time_row({data, kv_len, kv_len, {.tau = 0.0f}}, q, k, steps);
       if (kv_len > 8192) time_row({data, kv_len, 8192, {}}, q, k, steps);
-      if (std::getenv("OFFICIAL") != nullptr && kv_len <= 131072) {
+      if (official && kv_len <= 131072) {
         time_row({data, kv_len, kv_len, {.rule = flexprefill::Rule::kOfficial}}, q, k, steps);
       }
     }
