@@ -166,7 +166,8 @@ void coverage_mass(const ScoreItem& item, const CoverageMass& mass, void* memory
     const int64_t position = item.first_position + r;
     scratch.split[r] = static_cast<float>((position & (kTile - 1)) + 1);
     const bool sees_keys = position >= 0 && r < item.rows;
-    scratch.max[r] = sees_keys ? static_cast<float>(position / kTile - first_q_block) : -1.0f;
+    const int64_t q_block = position / kTile - first_q_block;
+    scratch.max[r] = sees_keys ? static_cast<float>(q_block) : -1.0f;
   }
   const int64_t count = (item.keys + kTile - 1) / kTile;
   for (int64_t j = 0; j < count; ++j) {
