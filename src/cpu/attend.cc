@@ -45,35 +45,28 @@ struct AttendScratch {
     k_stride = tile_stride(k_units);
     v_stride = tile_stride(v_head_dim);
     v_rows = round_up(v_head_dim, 2);
-    char* const begin = static_cast<char*>(memory);
-    char* next = begin;
-    const auto take = [&next](int64_t count) {
-      char* const at = next;
-      next += (count * 4 + 63) / 64 * 64;
-      return at;
-    };
-    const auto take_units = [&take](int64_t count) { return reinterpret_cast<Unit*>(take(count)); };
-    k = take_units(int64_t{kTile} * k_stride);
-    s = reinterpret_cast<float*>(take(int64_t{kTile} * kStrip));
+    Carver carver(memory);
+    k = carver.take<Unit>(int64_t{kTile} * k_stride);
+    s = carver.take<float>(int64_t{kTile} * kStrip);
     for (int n = 0; n < 2; ++n) {
-      alpha[n] = reinterpret_cast<float*>(take(kStrip));
+      alpha[n] = carver.take<float>(kStrip);
       if constexpr (kOverlaps<Product>) {
-        v[n] = take_units(int64_t{kTile} / Product::kDepth * v_stride);
-        p[n] = take_units(int64_t{kTile} / Product::kDepth * kStrip);
+        v[n] = carver.take<Unit>(int64_t{kTile} / Product::kDepth * v_stride);
+        p[n] = carver.take<Unit>(int64_t{kTile} / Product::kDepth * kStrip);
       } else {  // no strip waits, and P takes the place of S
-        v[n] = n == 0 ? take_units(int64_t{kTile} / Product::kDepth * v_stride) : v[0];
+        v[n] = n == 0 ? carver.take<Unit>(int64_t{kTile} / Product::kDepth * v_stride) : v[0];
         p[n] = s;
       }
     }
-    top = reinterpret_cast<float*>(take(kStrip));
-    limit = reinterpret_cast<float*>(take(kTile));
+    top = carver.take<float>(kStrip);
+    limit = carver.take<float>(kTile);
     for (QueryState<Product>& query : queries) {
-      query.q = reinterpret_cast<Unit*>(take(int64_t{kTile} * k_units));
-      query.o = reinterpret_cast<float*>(take(int64_t{kTile} * v_rows));
-      query.m = reinterpret_cast<float*>(take(kTile));
-      query.l = reinterpret_cast<float*>(take(kTile));
+      query.q = carver.take<Unit>(int64_t{kTile} * k_units);
+      query.o = carver.take<float>(int64_t{kTile} * v_rows);
+      query.m = carver.take<float>(kTile);
+      query.l = carver.take<float>(kTile);
     }
-    bytes = static_cast<size_t>(next - begin);
+    bytes = carver.bytes();
   }
 };
 

@@ -2,29 +2,10 @@
 // it; the blocks of a row are then brought to a common maximum. Compiled once per instruction set.
 
 #include "cpu/score_parts.h"
+#include "cpu/strip.h"
 
 namespace flexprefill::internal::FLEXPREFILL_ISA {
 namespace {
-
-constexpr float kHidden = -__builtin_inff();
-
-// Hides from each row the keys it must not see and raises top [lanes] to the largest score left.
-template <int kVecs>
-void mask_scores(float* s, int keys, const float* limit, float* top) {
-  constexpr int kStride = kVecs * kLanes;
-  for (int x = 0; x < kVecs; ++x) {
-    const Vec seen = load_f32(limit + x * kLanes);
-    Vec largest = load_f32(top + x * kLanes);
-    for (int n = 0; n < keys; ++n) {
-      float* const at = s + n * kStride + x * kLanes;
-      const Mask visible = less(broadcast(static_cast<float>(n)), seen);
-      const Vec score = select(visible, load_f32(at), broadcast(kHidden));
-      largest = max(score, largest);
-      store_f32(at, score);
-    }
-    store_f32(top + x * kLanes, largest);
-  }
-}
 
 // Sums of 2^(c (s - top)) over the keys of one vector of rows; s is [keys, kStride].
 template <int kStride>
@@ -79,7 +60,8 @@ void score_block(const ScoreItem& item, int64_t first_key, const ScoreScratch<Pr
       if (edge) {
         multiply<Product, kVecs, Sums::kFresh>(k, q, even_keys, scratch.units, nullptr, scratch.s,
                                                nullptr, &next);
-        mask_scores<kVecs>(scratch.s, keys, scratch.limit + first, top);
+        mask_scores<kVecs>(scratch.s, keys, scratch.limit + first);
+        find_top<kVecs>(scratch.s, keys, top);
       } else {
         multiply<Product, kVecs, Sums::kFreshAndTop>(k, q, even_keys, scratch.units, nullptr,
                                                      scratch.s, top, &next);

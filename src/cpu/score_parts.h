@@ -38,21 +38,15 @@ struct ScoreScratch {
   ScoreScratch(void* memory, int head_dim) {
     units = (head_dim + Product::kDepth - 1) / Product::kDepth;
     stride = tile_stride(units);
-    char* const begin = static_cast<char*>(memory);
-    char* next = begin;
-    const auto take = [&next](int64_t count) {
-      char* const at = next;
-      next += (count * 4 + 63) / 64 * 64;
-      return at;
-    };
-    k = reinterpret_cast<Unit*>(take(int64_t{kTile} * stride));
-    q = reinterpret_cast<Unit*>(take(int64_t{kTile} * units));
-    s = reinterpret_cast<float*>(take(int64_t{kTile} * kSkewStride));
-    limit = reinterpret_cast<float*>(take(kTile));
-    split = reinterpret_cast<float*>(take(kTile));
-    max = reinterpret_cast<float*>(take(kTile));
-    sum = reinterpret_cast<float*>(take(kTile));
-    bytes = static_cast<size_t>(next - begin);
+    Carver carver(memory);
+    k = carver.take<Unit>(int64_t{kTile} * stride);
+    q = carver.take<Unit>(int64_t{kTile} * units);
+    s = carver.take<float>(int64_t{kTile} * kSkewStride);
+    limit = carver.take<float>(kTile);
+    split = carver.take<float>(kTile);
+    max = carver.take<float>(kTile);
+    sum = carver.take<float>(kTile);
+    bytes = carver.bytes();
   }
 };
 

@@ -4,15 +4,11 @@
 //
 //   m' = max(m, max S);  P = 2^(c (S - m'));  l = l 2^(c (m - m')) + sum P
 //
-// Included after tile.h, in the namespace of the instruction set, by attend.cc alone.
+// Included in the namespace of the instruction set, by attend.cc alone.
 
-#include "cpu/tile.h"
+#include "cpu/strip.h"
 
 namespace flexprefill::internal::FLEXPREFILL_ISA {
-
-// A hidden key's score: against a finite maximum the difference is -inf, whose 2^x is 0 under any
-// scale, and never inf - inf.
-inline constexpr float kHidden = -__builtin_inff();
 
 // Whether P of a strip is made while the values of the strip before are multiplied. It needs memory
 // for P beside S, and registers beside those of the product.
@@ -33,31 +29,6 @@ struct Strip {
   Unit* p = nullptr;        // [keys / kDepth, lanes]
   const Unit* v = nullptr;  // [keys / kDepth, v_stride] of the key block
 };
-
-// Hides from each lane the keys it must not see: those from limit[lane] on. s is [keys, kVecs *
-// kLanes].
-template <int kVecs>
-FLEXPREFILL_INLINE void mask_scores(float* s, int keys, const float* limit) {
-  for (int n = 0; n < keys; ++n) {
-    for (int x = 0; x < kVecs; ++x) {
-      float* const at = s + (n * kVecs + x) * kLanes;
-      const Mask visible = less(broadcast(static_cast<float>(n)), load_f32(limit + x * kLanes));
-      store_f32(at, select(visible, load_f32(at), broadcast(kHidden)));
-    }
-  }
-}
-
-// Raises top [lanes] to the largest score of each lane.
-template <int kVecs>
-FLEXPREFILL_INLINE void find_top(const float* s, int keys, float* top) {
-  for (int x = 0; x < kVecs; ++x) {
-    Vec largest = load_f32(top + x * kLanes);
-    for (int n = 0; n < keys; ++n) {
-      largest = max(load_f32(s + (n * kVecs + x) * kLanes), largest);
-    }
-    store_f32(top + x * kLanes, largest);
-  }
-}
 
 // Turns the scores s [keys, lanes] of a strip into its p. Half a pair of keys of one vector is a
 // step(), so that the work can be spread over the steps of another product (multiply()): it takes

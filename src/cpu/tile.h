@@ -23,6 +23,25 @@ FLEXPREFILL_INLINE int round_up(int x, int step) { return (x + step - 1) / step 
 // column of 128 rows spreads over all sets of the first-level cache.
 FLEXPREFILL_INLINE int tile_stride(int units) { return 16 * (((units + 15) / 16) | 1); }
 
+// Carves a thread's scratch into arrays of 4-byte elements that begin on 64 bytes.
+class Carver {
+ public:
+  explicit Carver(void* memory) : begin_(static_cast<char*>(memory)), next_(begin_) {}
+
+  template <typename Element>
+  Element* take(int64_t count) {
+    static_assert(sizeof(Element) == 4);
+    char* const at = next_;
+    next_ += (count * 4 + 63) / 64 * 64;
+    return reinterpret_cast<Element*>(at);
+  }
+  size_t bytes() const { return static_cast<size_t>(next_ - begin_); }
+
+ private:
+  char* begin_;
+  char* next_;
+};
+
 FLEXPREFILL_INLINE const void* row_of(const TokenRows& tokens, int64_t t, int bytes) {
   return static_cast<const char*>(tokens.data) + t * tokens.stride * bytes;
 }

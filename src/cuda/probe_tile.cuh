@@ -81,7 +81,7 @@ __device__ __forceinline__ void load_tile(uint32_t tile, int rows, int head_dim,
     const uint16_t* const from = row(there ? r : 0);
     const uint32_t to = tile + chunk_offset(r, c);
     if (whole) {
-      copy_async(to, there ? from + 8 * c : from, there);
+      copy_chunk(to, there ? from + 8 * c : from, there);
     } else {
       alignas(16) uint16_t values[8] = {};
       if (there) load_channels(from, c, head_dim, aligned, values);

@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
       load_tile<kHeadDim, L::kThreads>(to, rows, p.head_dim, p.k_aligned,
                                        [&](int r) { return key_row(p, first + r, item.g); });
     }
-    copy_async_commit();
+    commit_copies();
   };
   load_keys(item.first_block);
 
@@ -212,9 +212,9 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
   for (int32_t j = item.first_block; j < item.end_block; ++j) {
     if (j + 1 < item.end_block) {
       load_keys(j + 1);
-      copy_async_wait<1>();
+      wait_for_copies<1>();
     } else {
-      copy_async_wait<0>();
+      wait_for_copies<0>();
     }
     fence_async_shared();
     __syncthreads();

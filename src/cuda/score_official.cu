@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kPairThreads, 1) score_official(const PlanTabl
     } else {
       load_tile<kHeadDim, kPairThreads>(stage(j), there, p.head_dim, p.k_aligned, row);
     }
-    copy_async_commit();
+    commit_copies();
   };
   load_keys(first_block);
   const int group = static_cast<int>(threadIdx.x / 128);
@@ -154,9 +154,9 @@ __global__ void __launch_bounds__(kPairThreads, 1) score_official(const PlanTabl
     const bool ahead = L::kStages == 2 && j + 1 < end_block;
     if (ahead) {
       load_keys(j + 1);
-      copy_async_wait<1>();
+      wait_for_copies<1>();
     } else {
-      copy_async_wait<0>();
+      wait_for_copies<0>();
     }
     fence_async_shared();
     __syncthreads();

@@ -133,29 +133,10 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
-__device__ inline void prefetch_l1(const void* g_from) {
-  asm volatile("prefetch.global.L1 [%0];" ::"l"(g_from));
-}
-
 // Orders this thread's ordinary accesses to shared memory before those of TMA and wgmma that follow
 // a barrier.
 __device__ inline void fence_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-// ---- cp.async: 16 bytes a thread, for rows that are not a box ----
-
-// Copies 16 bytes, or writes zeros where the source is not `there`.
-__device__ inline void copy_async(uint32_t s_to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(s_to), "l"(from),
-               "r"(there ? 16 : 0)
-               : "memory");
-}
-__device__ inline void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most kGroups committed groups of this thread are unfinished.
-template <int kGroups>
-__device__ inline void copy_async_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
 // ---- roles ----
