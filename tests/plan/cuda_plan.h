@@ -22,14 +22,6 @@ inline void check_cuda(cudaError_t status) {
   if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
 }
 
-// Why there is no GPU to test on; empty = there is one.
-inline std::string gpu_why_not() {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess) return cudaGetErrorString(status);
-  return count > 0 ? "" : "no CUDA device";
-}
-
 class DeviceMemory {
  public:
   explicit DeviceMemory(size_t bytes, int poison = 0xa5) : bytes_(bytes) {

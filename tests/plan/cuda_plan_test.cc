@@ -1,6 +1,6 @@
 // plan() of the cuda backend against the reference, on a GPU; skips without one.
 
-#include "tests/plan/cuda_plan.h"
+#include "tests/plan/cuda_plan_cases.h"
 
 #include <gtest/gtest.h>
 
@@ -11,65 +11,10 @@
 #include <random>
 
 #include "tests/plan/official_fixture.h"
-#include "tests/plan/plan_cases.h"
 #include "tests/support/run.h"
 
 namespace flexprefill::test {
 namespace {
-
-class CudaPlan : public testing::Test {
- protected:
-  void SetUp() override {
-    const std::string why = gpu_why_not();
-    if (!why.empty()) GTEST_SKIP() << why;
-  }
-};
-
-struct Instance {
-  explicit Instance(const PlanCase& c) : host(c), device(host.problem, host.q, host.k) {}
-  explicit Instance(const std::string& fixture)
-      : host(fixture), device(host.problem, host.q, host.k) {}
-
-  PlanInstance host;
-  DeviceTensors device;
-};
-
-constexpr Structure kStructures[] = {Structure::kNoise, Structure::kSink, Structure::kLocal,
-                                     Structure::kTopics};
-
-// Every structure, head_dim, type, grouping, ratio of heads, and length that ends anywhere.
-std::vector<PlanCase> cases() {
-  std::vector<PlanCase> all;
-  int n = 0;
-  for (const Structure structure : kStructures) {
-    for (const int32_t head_dim : {64, 96, 128, 192, 256}) {
-      ++n;
-      all.push_back({.structure = structure,
-                     .q_len = 1500 + 37 * n,
-                     .kv_len = 1500 + 37 * n,
-                     .heads = 4,
-                     .kv_heads = 2,
-                     .head_dim = head_dim,
-                     .dtype = n % 3 == 0 ? DType::kF16 : DType::kBF16});
-    }
-    // Chunks, all ratios, dimensions that are no multiple of anything.
-    all.push_back(
-        {structure, 300, 1301, std::nullopt, 4, 2, 20, DType::kBF16, HeadGrouping::kInterleaved});
-    all.push_back({structure, 77, 1000, std::nullopt, 7, 1, 128, DType::kF16});
-    all.push_back({structure, 128, 2048, std::nullopt, 6, 6, 80, DType::kBF16});
-    all.push_back(
-        {structure, 640, 4096, 3000, 8, 2, 128, DType::kBF16, HeadGrouping::kInterleaved});
-    all.push_back({structure, 2049, 2049, std::nullopt, 5, 1, 256, DType::kBF16});
-    all.push_back({structure, 5000, 5000, std::nullopt, 4, 2, 64, DType::kBF16});
-  }
-  all.push_back({Structure::kLocal, 200, 900, 1200, 4, 2, 64, DType::kBF16});  // keys in the past
-  all.push_back({Structure::kSink, 900, 1100, -50, 4, 2, 64, DType::kBF16});   // rows without keys
-  all.push_back({Structure::kSink, 60, 1100, -30, 4, 2, 64, DType::kBF16});
-  all.push_back({Structure::kTopics, 1, 700, std::nullopt, 3, 1, 128, DType::kBF16});
-  all.push_back(
-      {Structure::kLocal, 300, 2000, 1000, 4, 2, 128, DType::kBF16});  // keys in the future
-  return all;
-}
 
 std::vector<FlexPrefill> policies() {
   return {
@@ -82,16 +27,6 @@ std::vector<FlexPrefill> policies() {
       {.gamma = 0.9f, .tau = 0.2f, .min_budget = 300, .max_budget = 600},
       {.gamma = 1.0f, .min_budget = 0},
   };
-}
-
-std::string str(const Policy& policy) {
-  if (const auto* p = std::get_if<FlexPrefill>(&policy)) {
-    return std::string(p->rule == Rule::kOfficial ? "official" : "coverage") + " gamma " +
-           std::to_string(p->gamma) + " tau " + std::to_string(p->tau) + " min " +
-           std::to_string(p->min_budget) + " max " +
-           (p->max_budget ? std::to_string(*p->max_budget) : "none");
-  }
-  return std::holds_alternative<Dense>(policy) ? "dense" : "a-shape";
 }
 
 struct Tally {
@@ -148,7 +83,7 @@ void compare(const DevicePlan& actual, size_t p, const ReferencePlan& expected, 
 TEST_F(CudaPlan, CoverageIsTheReferences) {
   Tally tally;
   for (const PlanCase& c : cases()) {
-    const Instance x(c);
+    const DeviceInstance x(c);
     for (const FlexPrefill& policy : policies()) {
       const DevicePlan actual = device_plan(x.device.problem, policy);
       compare(actual, 0, reference_plan(x.host.problem, policy), tally,
@@ -176,7 +111,7 @@ TEST_F(CudaPlan, CoverageIsTheReferences) {
 TEST_F(CudaPlan, FixedPatternsAreTheReferences) {
   Tally tally;
   for (const PlanCase& c : cases()) {
-    const Instance x(c);
+    const DeviceInstance x(c);
     for (const Policy& policy :
          {Policy{Dense{}}, Policy{AShape{}}, Policy{AShape{.sink_tokens = 0, .local_tokens = 1}},
           Policy{AShape{.sink_tokens = 300, .local_tokens = 129}}}) {
@@ -197,7 +132,7 @@ TEST_F(CudaPlan, FixedPatternsOfLongKeysAreTheReferences) {
                       .kv_heads = 1,
                       .head_dim = 8,
                       .dtype = DType::kBF16};
-  const Instance x(c);
+  const DeviceInstance x(c);
   for (const Policy& policy : {Policy{Dense{}}, Policy{AShape{}}}) {
     compare(device_plan(x.device.problem, policy), 0, reference_plan(x.host.problem, policy), tally,
             c.name() + " " + str(policy));
@@ -208,7 +143,7 @@ TEST_F(CudaPlan, FixedPatternsOfLongKeysAreTheReferences) {
 TEST_F(CudaPlan, RealLayersPlanAsTheReference) {
   Tally tally;
   for (const char* name : {"n2000_layer4", "n2048_layer1", "n2048_layer4", "n4096_layer4"}) {
-    const Instance x{std::string(name)};
+    const DeviceInstance x{std::string(name)};
     for (const FlexPrefill& policy : policies()) {
       compare(device_plan(x.device.problem, policy), 0, reference_plan(x.host.problem, policy),
               tally, std::string(name) + " " + str(policy));
@@ -261,7 +196,7 @@ TEST_F(CudaPlan, OfficialIsTheReferences) {
   Tally tally;
   for (const PlanCase& c : cases()) {
     if (c.q_len != c.kv_len || c.q_start) continue;
-    const Instance x(c);
+    const DeviceInstance x(c);
     for (FlexPrefill policy : policies()) {
       policy.rule = Rule::kOfficial;
       compare(device_plan(x.device.problem, policy), 0, reference_plan(x.host.problem, policy),
@@ -283,7 +218,7 @@ TEST_F(CudaPlan, ExtremeLogits) {
   Tally tally;
   for (const float scale : {0.0001f, 1.0f, 30.0f}) {
     for (const Structure structure : kStructures) {
-      Instance x({.structure = structure, .head_dim = 64, .dtype = DType::kBF16});
+      DeviceInstance x({.structure = structure, .head_dim = 64, .dtype = DType::kBF16});
       x.host.problem.softmax_scale = x.device.problem.softmax_scale = scale;
       for (const FlexPrefill& policy : policies()) {
         compare(device_plan(x.device.problem, policy), 0, reference_plan(x.host.problem, policy),
@@ -310,196 +245,6 @@ TEST_F(CudaPlan, UnrankableScoresRunDense) {
     EXPECT_EQ(actual.reports[0][1].pattern, Pattern::kDense);
     EXPECT_NE(actual.reports[0][0].pattern, Pattern::kDense);
   }
-}
-
-bool same_bits(const HeadReport& a, const HeadReport& b) {
-  const auto same = [](float x, float y) {
-    return std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y);
-  };
-  return a.pattern == b.pattern && a.budget_limited == b.budget_limited &&
-         a.kept_blocks == b.kept_blocks && a.causal_blocks == b.causal_blocks &&
-         same(a.coverage, b.coverage) && same(a.coverage_min_row, b.coverage_min_row) &&
-         same(a.divergence, b.divergence);
-}
-
-// The same bits alone, in a batch, with other garbage in memory, and head by head.
-TEST_F(CudaPlan, SurroundingsChangeNoBit) {
-  std::vector<PlanCase> list = cases();
-  list.push_back({.q_len = 0, .kv_len = 100, .head_dim = 64, .dtype = DType::kBF16});
-  list.push_back({.q_len = 3, .kv_len = 0, .q_start = 5, .head_dim = 64, .dtype = DType::kBF16});
-  std::vector<std::unique_ptr<Instance>> instances;
-  std::vector<AttentionProblem> batch;
-  for (const PlanCase& c : list) {
-    instances.push_back(std::make_unique<Instance>(c));
-    batch.push_back(instances.back()->device.problem);
-  }
-  for (const Policy& policy :
-       {Policy{FlexPrefill{.gamma = 0.9f, .min_budget = 0}},
-        Policy{FlexPrefill{.gamma = 0.95f, .tau = 1.0f, .min_budget = 0, .max_budget = 256}},
-        Policy{AShape{}}}) {
-    const DevicePlan together = device_plan(batch, std::span(&policy, 1), 0xff);
-    for (size_t p = 0; p < batch.size(); ++p) {
-      SCOPED_TRACE(instances[p]->host.name + " " + str(policy));
-      const DevicePlan alone = device_plan(batch[p], policy, 0x5a);
-      EXPECT_EQ(alone.bits[0], together.bits[p]);
-      for (size_t h = 0; h < alone.reports[0].size(); ++h) {
-        EXPECT_TRUE(same_bits(alone.reports[0][h], together.reports[p][h])) << "head " << h;
-      }
-      // One kv head and its query heads, as another GPU would have them.
-      AttentionProblem part = batch[p];
-      if (part.grouping == HeadGrouping::kInterleaved) continue;
-      const int32_t group = part.q.heads / part.kv.k.heads;
-      part.kv.k.heads = 1;
-      part.q.heads = group;
-      const DevicePlan split = device_plan(part, policy);
-      for (int32_t h = 0; h < group; ++h) {
-        EXPECT_EQ(head_bits(split.masks[0], h), head_bits(together.masks[p], h)) << "head " << h;
-        EXPECT_TRUE(same_bits(split.reports[0][static_cast<size_t>(h)],
-                              together.reports[p][static_cast<size_t>(h)]));
-      }
-    }
-  }
-}
-
-TEST_F(CudaPlan, EveryHeadMayHaveItsOwnPolicy) {
-  const Instance x({.structure = Structure::kLocal, .head_dim = 64, .dtype = DType::kBF16});
-  const Policy mixed[] = {Dense{}, AShape{.sink_tokens = 1, .local_tokens = 100},
-                          FlexPrefill{.gamma = 0.6f, .tau = 1.0f, .min_budget = 0},
-                          FlexPrefill{.gamma = 0.9f, .min_budget = 0, .rule = Rule::kOfficial}};
-  const DevicePlan actual = device_plan(std::span(&x.device.problem, 1), mixed);
-  for (int32_t h = 0; h < 4; ++h) {
-    const DevicePlan uniform = device_plan(x.device.problem, mixed[h]);
-    EXPECT_EQ(head_bits(actual.masks[0], h), head_bits(uniform.masks[0], h)) << h;
-    EXPECT_TRUE(same_bits(actual.reports[0][static_cast<size_t>(h)],
-                          uniform.reports[0][static_cast<size_t>(h)]));
-  }
-}
-
-// Lengths on the device below the bounds plan as the shorter problem does.
-TEST_F(CudaPlan, LengthsOnTheDeviceAreTheTrueOnes) {
-  for (const Structure structure : kStructures) {
-    const Instance x({.structure = structure,
-                      .q_len = 2000,
-                      .kv_len = 2500,
-                      .head_dim = 128,
-                      .dtype = DType::kBF16});
-    for (const auto& [q_len, kv_len] :
-         {std::pair(2000, 2500), std::pair(1999, 2400), std::pair(77, 1111), std::pair(1, 1),
-          std::pair(0, 700), std::pair(600, 600)}) {
-      for (const Policy& policy : {Policy{FlexPrefill{.gamma = 0.9f, .min_budget = 0}},
-                                   Policy{FlexPrefill{.gamma = 0.9f, .tau = 1.0f, .min_budget = 0}},
-                                   Policy{AShape{.sink_tokens = 200, .local_tokens = 500}}}) {
-        const int32_t lengths[] = {q_len, kv_len};
-        const DeviceMemory on_device(std::as_bytes(std::span(lengths)));
-        AttentionProblem bounded = x.device.problem, exact = bounded;
-        bounded.q_len_device = on_device.as<int32_t>();
-        bounded.kv_len_device = on_device.as<int32_t>() + 1;
-        exact.q.tokens = q_len;
-        exact.kv.k.tokens = kv_len;
-        const DevicePlan a = device_plan(bounded, policy), b = device_plan(exact, policy);
-        SCOPED_TRACE(x.host.name + " " + str(policy) + " lengths " + std::to_string(q_len) + " " +
-                     std::to_string(kv_len));
-        for (int32_t h = 0; h < 4; ++h) {
-          EXPECT_TRUE(same_bits(a.reports[0][static_cast<size_t>(h)],
-                                b.reports[0][static_cast<size_t>(h)]));
-          for (int32_t i = 0; i < a.masks[0].q_blocks; ++i) {
-            const uint64_t* const row = a.masks[0].row(h, i);
-            for (int32_t w = 0; w < a.masks[0].row_words(); ++w) {
-              const bool there = i < b.masks[0].q_blocks && w < b.masks[0].row_words();
-              ASSERT_EQ(row[w], there ? b.masks[0].row(h, i)[w] : 0) << "row " << i;
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
-// Pages of any size give the bits of the contiguous call.
-TEST_F(CudaPlan, PagesChangeNoBit) {
-  const PlanInstance host({.structure = Structure::kLocal,
-                           .q_len = 700,
-                           .kv_len = 1500,
-                           .head_dim = 64,
-                           .dtype = DType::kBF16});
-  const DeviceTensors device(host.problem, host.q, host.k);
-  for (const int32_t page_size : {1, 16, 48, 128, 528}) {
-    const int64_t pages = (1500 + page_size - 1) / page_size;
-    std::vector<int32_t> table(static_cast<size_t>(pages));
-    for (int64_t n = 0; n < pages; ++n)
-      table[static_cast<size_t>(n)] = static_cast<int32_t>(pages - 1 - n);
-    Tensor paged(DType::kBF16, pages * page_size, 2, 64);
-    for (int64_t n = 0; n < 1500; ++n) {
-      const int64_t to = table[static_cast<size_t>(n / page_size)] * page_size + n % page_size;
-      for (int32_t g = 0; g < 2; ++g) {
-        for (int32_t c = 0; c < 64; ++c) paged.set(to, g, c, host.k.get(n, g, c));
-      }
-    }
-    const DeviceMemory k(paged.bytes()), block_table(std::as_bytes(std::span(table)));
-    AttentionProblem problem = device.problem;
-    problem.kv.k = paged.view();
-    problem.kv.k.data = k.as<void>();
-    problem.kv.k.tokens = page_size;
-    problem.kv.page_size = page_size;
-    problem.kv.page_stride = page_size * problem.kv.k.token_stride;
-    problem.kv.paged_kv_len = 1500;
-    problem.kv.block_table = block_table.as<int32_t>();
-    const FlexPrefill policy = {.gamma = 0.9f, .min_budget = 0};
-    EXPECT_EQ(device_plan(problem, policy).bits[0], device_plan(device.problem, policy).bits[0])
-        << page_size;
-  }
-}
-
-// A captured plan follows lengths that change on the device.
-TEST_F(CudaPlan, GraphReplaysWithChangingLengths) {
-  const PlanCase c = {.structure = Structure::kSink,
-                      .q_len = 1500,
-                      .kv_len = 1500,
-                      .head_dim = 64,
-                      .dtype = DType::kBF16};
-  const Instance x(c);
-  const int32_t first[] = {1500, 1500};
-  const DeviceMemory lengths(std::as_bytes(std::span(first)));
-  AttentionProblem problem = x.device.problem;
-  problem.q_len_device = lengths.as<int32_t>();
-  problem.kv_len_device = lengths.as<int32_t>() + 1;
-  const Policy policy = FlexPrefill{.gamma = 0.9f, .min_budget = 0};
-  BlockMask mask = block_grid(problem);
-  const DeviceMemory bits(static_cast<size_t>(mask.num_words()) * 8);
-  const DeviceMemory reports(4 * sizeof(HeadReport));
-  const DeviceMemory scratch(
-      internal::cuda::plan_scratch_bytes(std::span(&problem, 1), std::span(&policy, 1)));
-  mask.bits = bits.as<uint64_t>();
-  HeadReport* report = reports.as<HeadReport>();
-  cudaStream_t stream = nullptr;
-  check_cuda(cudaStreamCreate(&stream));
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t executable = nullptr;
-  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  Context context;
-  context.stream = stream;
-  internal::cuda::plan_problems(std::span(&problem, 1), std::span(&policy, 1), std::span(&mask, 1),
-                                std::span(&report, 1), scratch.span(), context);
-  check_cuda(cudaStreamEndCapture(stream, &graph));
-  check_cuda(cudaGraphInstantiate(&executable, graph, 0));
-  for (int n = 0; n < 100; ++n) {
-    const int32_t length = 1 + (n * 617) % 1500;
-    const int32_t now[] = {length, length};
-    check_cuda(
-        cudaMemcpyAsync(lengths.as<int32_t>(), now, sizeof now, cudaMemcpyHostToDevice, stream));
-    check_cuda(cudaGraphLaunch(executable, stream));
-    check_cuda(cudaStreamSynchronize(stream));
-    const auto replayed = bits.to_host<uint64_t>();
-    const auto replayed_reports = reports.to_host<HeadReport>();
-    const DevicePlan direct = device_plan(problem, policy);
-    ASSERT_EQ(replayed, direct.bits[0]) << n;
-    for (size_t h = 0; h < 4; ++h) {
-      ASSERT_TRUE(same_bits(replayed_reports[h], direct.reports[0][h])) << n;
-    }
-  }
-  check_cuda(cudaGraphExecDestroy(executable));
-  check_cuda(cudaGraphDestroy(graph));
-  check_cuda(cudaStreamDestroy(stream));
 }
 
 }  // namespace
