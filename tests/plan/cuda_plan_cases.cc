@@ -1,5 +1,9 @@
 #include "tests/plan/cuda_plan_cases.h"
 
+#include <bit>
+#include <cmath>
+#include <iostream>
+
 #include "tests/support/device.h"
 
 namespace flexprefill::test {
@@ -50,6 +54,75 @@ std::string str(const Policy& policy) {
            (p->max_budget ? std::to_string(*p->max_budget) : "none");
   }
   return std::holds_alternative<Dense>(policy) ? "dense" : "a-shape";
+}
+
+void expect_near(float actual, float expected, double tolerance) {
+  ASSERT_EQ(std::isnan(actual), std::isnan(expected)) << actual << " and " << expected;
+  if (!std::isnan(expected)) {
+    EXPECT_NEAR(actual, expected, tolerance);
+  }
+}
+
+void compare(const DevicePlan& actual, size_t p, const ReferencePlan& expected, Tally& tally,
+             const std::string& name) {
+  const BlockMask& mask = actual.masks[p];
+  for (int32_t h = 0; h < mask.heads; ++h) {
+    const std::string where = name + " head " + std::to_string(h);
+    SCOPED_TRACE(where);
+    const HeadReport& a = actual.reports[p][static_cast<size_t>(h)];
+    const HeadReport& e = expected.reports[static_cast<size_t>(h)];
+    const auto bits = head_bits(mask, h), expected_bits = head_bits(expected.mask, h);
+    int64_t different = 0;
+    for (size_t w = 0; w < bits.size(); ++w) {
+      different += std::popcount(bits[w] ^ expected_bits[w]);
+    }
+    EXPECT_EQ(a.kept_blocks, kept_blocks(mask, h));
+    EXPECT_EQ(a.causal_blocks, e.causal_blocks);
+    ++tally.heads;
+    tally.blocks += e.causal_blocks;
+    tally.different_blocks += different;
+    tally.different_heads += different > 0;
+    ++tally.patterns[a.pattern];
+    tally.limited += a.budget_limited;
+    if (different > 0) {
+      tally.other_patterns += a.pattern != e.pattern;
+      std::cout << where << ": " << different << " of " << e.causal_blocks
+                << " blocks differ, pattern " << to_string(a.pattern) << " and "
+                << to_string(e.pattern) << ", coverage " << a.coverage << " and " << e.coverage
+                << ", divergence " << a.divergence << " and " << e.divergence << "\n";
+      continue;
+    }
+    EXPECT_EQ(a.pattern, e.pattern);
+    EXPECT_EQ(a.budget_limited, e.budget_limited);
+    expect_near(a.coverage, e.coverage, 2e-5);
+    expect_near(a.coverage_min_row, e.coverage_min_row, 2e-4);
+    expect_near(a.divergence, e.divergence, 1e-4);
+  }
+}
+
+bool same_bits(const HeadReport& a, const HeadReport& b) {
+  const auto same = [](float x, float y) {
+    return std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y);
+  };
+  return a.pattern == b.pattern && a.budget_limited == b.budget_limited &&
+         a.kept_blocks == b.kept_blocks && a.causal_blocks == b.causal_blocks &&
+         same(a.coverage, b.coverage) && same(a.coverage_min_row, b.coverage_min_row) &&
+         same(a.divergence, b.divergence);
+}
+
+void expect_same_plan(const DevicePlan& actual, const DevicePlan& expected) {
+  const BlockMask &a = actual.masks[0], &e = expected.masks[0];
+  for (int32_t h = 0; h < a.heads; ++h) {
+    EXPECT_TRUE(same_bits(actual.reports[0][static_cast<size_t>(h)],
+                          expected.reports[0][static_cast<size_t>(h)]))
+        << "head " << h;
+    for (int32_t i = 0; i < a.q_blocks; ++i) {
+      for (int32_t w = 0; w < a.row_words(); ++w) {
+        const bool there = i < e.q_blocks && w < e.row_words();
+        ASSERT_EQ(a.row(h, i)[w], there ? e.row(h, i)[w] : 0) << "head " << h << " row " << i;
+      }
+    }
+  }
 }
 
 }  // namespace flexprefill::test

@@ -1,15 +1,17 @@
 #pragma once
 
-// What the suites of plan() on the GPU have in common: the fixture that skips without one, and the
-// cases.
+// What the suites of plan() on the GPU have in common: the fixture that skips without one, the
+// cases, and the comparisons.
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include "tests/plan/cuda_plan.h"
 #include "tests/plan/plan_cases.h"
+#include "tests/support/run.h"
 
 namespace flexprefill::test {
 
@@ -34,5 +36,24 @@ inline constexpr Structure kStructures[] = {Structure::kNoise, Structure::kSink,
 std::vector<PlanCase> cases();
 
 std::string str(const Policy& policy);
+
+struct Tally {
+  int64_t heads = 0, different_heads = 0, blocks = 0, different_blocks = 0, other_patterns = 0;
+  std::map<Pattern, int> patterns;
+  int limited = 0;
+};
+
+// A float of the report, which may be NaN.
+void expect_near(float actual, float expected, double tolerance);
+
+// Problem p of `actual` against the reference's plan: counts and prints the blocks that differ,
+// which rounding may cause, and expects the same report of heads without any.
+void compare(const DevicePlan& actual, size_t p, const ReferencePlan& expected, Tally& tally,
+             const std::string& name);
+
+bool same_bits(const HeadReport& a, const HeadReport& b);
+
+// Plans of one problem: the same bits and reports; rows and words that only `actual` has are 0.
+void expect_same_plan(const DevicePlan& actual, const DevicePlan& expected);
 
 }  // namespace flexprefill::test
