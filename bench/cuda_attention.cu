@@ -16,52 +16,29 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "bench/normal.cuh"
 #include "cuda/backend.h"
 #include "cuda/check.h"
 #include "flexprefill/flexprefill.h"
+#include "tests/support/device_memory.h"
 
 namespace flexprefill::bench {
 namespace {
 
 using internal::cuda::check;
+using test::DeviceMemory;
 
 int repeats = 12;
 
-// Device memory.
-class Buffer {
- public:
-  explicit Buffer(size_t bytes) : bytes_(bytes) { check(cudaMalloc(&data_, bytes), "cudaMalloc"); }
-  ~Buffer() { cudaFree(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
-  void* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_;
-};
-
-__device__ uint32_t hash(uint64_t x) {
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93;
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93;
-  x ^= x >> 32;
-  return static_cast<uint32_t>(x);
-}
-
-__global__ void fill_normal(__nv_bfloat16* to, int64_t count, uint64_t seed) {
+__global__ void fill_normal(__nv_bfloat16* to, int64_t count, uint32_t first_seed) {
   for (int64_t n = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; n < count;
        n += int64_t{gridDim.x} * blockDim.x) {
-    const float u = (static_cast<float>(hash(seed + 2 * n)) + 1.0f) * 0x1p-32f;
-    const float v = static_cast<float>(hash(seed + 2 * n + 1)) * 0x1p-32f;
-    to[n] = __float2bfloat16(sqrtf(-2.0f * logf(fminf(u, 1.0f))) * cospif(2.0f * v));
+    to[n] = __float2bfloat16(normal(first_seed + static_cast<uint32_t>(n)));
   }
 }
 
@@ -94,7 +71,7 @@ class Inputs {
     problem.q_start = shape.kv_len - shape.q_len;
     if (pages_ > 0) use_pages();
     grid = block_grid(problem);
-    workspace_ = std::make_unique<Buffer>(workspace_bytes(problem, Dense{}));
+    workspace_ = std::make_unique<DeviceMemory>(workspace_bytes(problem, Dense{}));
     context.workspace = workspace_->data();
     context.workspace_bytes = workspace_->bytes();
   }
@@ -117,9 +94,8 @@ class Inputs {
         }
       }
     }
-    bits_ = std::make_unique<Buffer>(bits.size() * 8);
-    check(cudaMemcpy(bits_->data(), bits.data(), bits.size() * 8, cudaMemcpyDefault), "cudaMemcpy");
-    grid.bits = static_cast<uint64_t*>(bits_->data());
+    bits_ = std::make_unique<DeviceMemory>(std::as_bytes(std::span(bits)));
+    grid.bits = bits_->as<uint64_t>();
   }
 
   double share() const {
@@ -143,13 +119,14 @@ class Inputs {
   static size_t bytes(int64_t tokens, int32_t heads, int32_t head_dim) {
     return static_cast<size_t>(tokens * heads * head_dim) * 2;
   }
-  static void fill(const Buffer& buffer, uint64_t seed) {
-    const auto count = static_cast<int64_t>(buffer.bytes() / 2);
-    fill_normal<<<1024, 256>>>(static_cast<__nv_bfloat16*>(buffer.data()), count, seed << 56);
+  static void fill(const DeviceMemory& memory, uint32_t tensor) {
+    const auto count = static_cast<int64_t>(memory.bytes() / 2);  // below 2^30
+    fill_normal<<<1024, 256>>>(memory.as<__nv_bfloat16>(), count, tensor << 30);
     check(cudaDeviceSynchronize(), "fill_normal");
   }
-  static HeadView view(const Buffer& buffer, int64_t tokens, int32_t heads, int32_t head_dim) {
-    HeadView view = head_view(buffer.data(), DType::kBF16, tokens, heads, head_dim);
+  static HeadView view(const DeviceMemory& memory, int64_t tokens, int32_t heads,
+                       int32_t head_dim) {
+    HeadView view = head_view(memory.data(), DType::kBF16, tokens, heads, head_dim);
     view.device = {DeviceType::kCuda, 0};
     return view;
   }
@@ -161,7 +138,7 @@ class Inputs {
     check(cudaMemcpy(table_.data(), table.data(), table.size() * 4, cudaMemcpyDefault),
           "cudaMemcpy");
     KvView& kv = problem.kv;
-    kv.block_table = static_cast<const int32_t*>(table_.data());
+    kv.block_table = table_.as<int32_t>();
     kv.page_size = shape_.page_size;
     kv.page_stride = shape_.page_size * kv.k.token_stride;
     kv.paged_kv_len = shape_.kv_len;
@@ -171,8 +148,8 @@ class Inputs {
   Shape shape_;
   int32_t v_dim_;
   int64_t pages_, kv_tokens_;
-  Buffer q_, k_, v_, out_, table_;
-  std::unique_ptr<Buffer> workspace_, bits_;
+  DeviceMemory q_, k_, v_, out_, table_;
+  std::unique_ptr<DeviceMemory> workspace_, bits_;
   int64_t blocks_ = 0;
 };
 

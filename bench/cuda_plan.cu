@@ -21,27 +21,19 @@
 #include <string>
 #include <vector>
 
+#include "bench/normal.cuh"
 #include "cuda/check.h"
 #include "cuda/plan.h"
 #include "flexprefill/flexprefill.h"
+#include "tests/support/device_memory.h"
 
 namespace {
 
+using flexprefill::bench::normal;
 using flexprefill::internal::cuda::check;
+using flexprefill::test::DeviceMemory;
 
 constexpr int kHeads = 32, kKvHeads = 8, kHeadDim = 128, kRuns = 20;
-
-__device__ float normal(uint32_t seed) {
-  uint32_t x = seed * 2654435761u;
-  x ^= x >> 15;
-  x *= 2246822519u;
-  x ^= x >> 13;
-  x *= 3266489917u;
-  x ^= x >> 16;
-  uint32_t y = x * 747796405u + 2891336453u;
-  y ^= y >> 16;
-  return sqrtf(-2 * logf((x + 1.0f) / 4294967808.0f)) * cospif(2 * (y / 4294967296.0f));
-}
 
 // Keys of lines: a few at the start and one in 4096 share direction 0; queries look there, and at
 // the last 300 tokens by a direction that drifts.
@@ -162,15 +154,14 @@ void time_row(const Row& row, void* q, void* k, bool steps) {
   problem.kv.k = problem.kv.v = head_view(k, DType::kBF16, row.kv_len, kKvHeads, kHeadDim);
   const Policy policy = row.policy;
   BlockMask mask = block_grid(problem);
-  HeadReport* reports = nullptr;
-  void* scratch = nullptr;
   const auto problems = std::span<const AttentionProblem>(&problem, 1);
   const auto policies = std::span<const Policy>(&policy, 1);
-  const size_t bytes = internal::cuda::plan_scratch_bytes(problems, policies);
-  check(cudaMalloc(&mask.bits, static_cast<size_t>(mask.num_words()) * 8), "cudaMalloc");
-  check(cudaMalloc(&reports, kHeads * sizeof(HeadReport)), "cudaMalloc");
-  check(cudaMalloc(&scratch, bytes), "cudaMalloc");
-  check(cudaMemset(scratch, 0xa5, bytes), "cudaMemset");
+  const DeviceMemory bits(static_cast<size_t>(mask.num_words()) * 8);
+  const DeviceMemory reports(kHeads * sizeof(HeadReport));
+  const DeviceMemory scratch(internal::cuda::plan_scratch_bytes(problems, policies),
+                             /*poison=*/0xa5);
+  mask.bits = bits.as<uint64_t>();
+  HeadReport* const report = reports.as<HeadReport>();
   cudaStream_t stream;
   cudaGraph_t graph;
   check(cudaStreamCreate(&stream), "cudaStreamCreate");
@@ -178,8 +169,8 @@ void time_row(const Row& row, void* q, void* k, bool steps) {
   context.stream = stream;
   const auto plan = [&] {
     internal::cuda::plan_problems(problems, policies, std::span<const BlockMask>(&mask, 1),
-                                  std::span<HeadReport* const>(&reports, 1),
-                                  {static_cast<std::byte*>(scratch), bytes}, context);
+                                  std::span<HeadReport* const>(&report, 1), scratch.span(),
+                                  context);
   };
   plan();
   check(cudaStreamSynchronize(stream), "plan");
@@ -187,16 +178,13 @@ void time_row(const Row& row, void* q, void* k, bool steps) {
   plan();
   check(cudaStreamEndCapture(stream, &graph), "capture");
   const Times graph_ms = time_graph(stream, graph), launch_ms = time_runs(stream, plan);
-  std::vector<HeadReport> host(kHeads);
-  check(cudaMemcpy(host.data(), reports, kHeads * sizeof(HeadReport), cudaMemcpyDeviceToHost),
-        "cudaMemcpy");
   double kept = 0, causal = 0, coverage = 0;
   int patterns[4] = {};
-  for (const HeadReport& report : host) {
-    kept += static_cast<double>(report.kept_blocks);
-    causal += static_cast<double>(report.causal_blocks);
-    coverage += static_cast<double>(report.coverage) / kHeads;
-    ++patterns[static_cast<int>(report.pattern)];
+  for (const HeadReport& head : reports.to_host<HeadReport>()) {
+    kept += static_cast<double>(head.kept_blocks);
+    causal += static_cast<double>(head.causal_blocks);
+    coverage += static_cast<double>(head.coverage) / kHeads;
+    ++patterns[static_cast<int>(head.pattern)];
   }
   const float ms = median(graph_ms), launched = median(launch_ms);
   std::printf(
@@ -207,14 +195,11 @@ void time_row(const Row& row, void* q, void* k, bool steps) {
       static_cast<double>(row.policy.tau),
       row.policy.rule == Rule::kOfficial ? "official" : "coverage", ms, graph_ms.front(),
       graph_ms.back(), launched, kept / causal, coverage, patterns[0], patterns[2], patterns[3],
-      static_cast<double>(bytes) * 1e-6, static_cast<double>(mask.num_words()) * 8e-6);
+      static_cast<double>(scratch.bytes()) * 1e-6, static_cast<double>(mask.num_words()) * 8e-6);
   std::fflush(stdout);
   if (steps) print_steps(stream, graph);
   check(cudaGraphDestroy(graph), "cudaGraphDestroy");
   check(cudaStreamDestroy(stream), "cudaStreamDestroy");
-  check(cudaFree(mask.bits), "cudaFree");
-  check(cudaFree(reports), "cudaFree");
-  check(cudaFree(scratch), "cudaFree");
 }
 
 }  // namespace
@@ -238,20 +223,20 @@ int main(int argc, char** argv) {
       "%s, %d query / %d KV heads, head_dim %d, bf16, gamma .9, min_budget 1024; median of %d\n",
       properties.name, kHeads, kKvHeads, kHeadDim, kRuns);
   const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-  __nv_bfloat16 *q = nullptr, *k = nullptr;
-  check(cudaMalloc(&q, static_cast<size_t>(longest) * kHeads * kHeadDim * 2), "cudaMalloc");
-  check(cudaMalloc(&k, static_cast<size_t>(longest) * kKvHeads * kHeadDim * 2), "cudaMalloc");
+  const DeviceMemory q(static_cast<size_t>(longest) * kHeads * kHeadDim * 2);
+  const DeviceMemory k(static_cast<size_t>(longest) * kKvHeads * kHeadDim * 2);
   for (const bool lines : {false, true}) {
-    fill<<<1024, 256>>>(q, longest, kHeads, true, lines);
-    fill<<<1024, 256>>>(k, longest, kKvHeads, false, lines);
+    fill<<<1024, 256>>>(q.as<__nv_bfloat16>(), longest, kHeads, true, lines);
+    fill<<<1024, 256>>>(k.as<__nv_bfloat16>(), longest, kKvHeads, false, lines);
     check(cudaDeviceSynchronize(), "fill");
     const char* const data = lines ? "lines" : "noise";
     for (const int64_t kv_len : lengths) {
-      time_row({data, kv_len, kv_len, {}}, q, k, steps);
-      time_row({data, kv_len, kv_len, {.tau = 0.0f}}, q, k, steps);
-      if (kv_len > 8192) time_row({data, kv_len, 8192, {}}, q, k, steps);
+      time_row({data, kv_len, kv_len, {}}, q.data(), k.data(), steps);
+      time_row({data, kv_len, kv_len, {.tau = 0.0f}}, q.data(), k.data(), steps);
+      if (kv_len > 8192) time_row({data, kv_len, 8192, {}}, q.data(), k.data(), steps);
       if (official && kv_len <= 131072) {
-        time_row({data, kv_len, kv_len, {.rule = flexprefill::Rule::kOfficial}}, q, k, steps);
+        time_row({data, kv_len, kv_len, {.rule = flexprefill::Rule::kOfficial}}, q.data(), k.data(),
+                 steps);
       }
     }
   }

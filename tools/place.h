@@ -26,7 +26,8 @@ bool on_gpu(const Backend* backend);
 // Why this machine cannot run a backend that computes on the GPU; empty = it can.
 std::string gpu_why_not(const Backend& backend);
 
-// Bytes where the backend computes, not initialised on the GPU.
+// Bytes where the backend computes, not initialised on the GPU. The tests' DeviceMemory is none of
+// this: it is the GPU's alone, and needs CUDA's headers, which programs built without it lack.
 class Memory {
  public:
   Memory() = default;

@@ -3,10 +3,7 @@
 // Plans on the GPU from tensors on the host: copies them, calls plan_problems() of src/cuda, copies
 // masks and reports back. For tests of the cuda backend's plan().
 
-#include <cuda_runtime_api.h>
-
-#include <cstring>
-#include <memory>
+#include <cstddef>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -14,44 +11,10 @@
 
 #include "cuda/plan.h"
 #include "flexprefill/flexprefill.h"
+#include "tests/support/device_memory.h"
 #include "tests/support/tensor.h"
 
 namespace flexprefill::test {
-
-inline void check_cuda(cudaError_t status) {
-  if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
-}
-
-class DeviceMemory {
- public:
-  explicit DeviceMemory(size_t bytes, int poison = 0xa5) : bytes_(bytes) {
-    check_cuda(cudaMalloc(&data_, std::max<size_t>(bytes, 1)));
-    check_cuda(cudaMemset(data_, poison, bytes));
-  }
-  explicit DeviceMemory(std::span<const std::byte> host) : DeviceMemory(host.size()) {
-    check_cuda(cudaMemcpy(data_, host.data(), host.size(), cudaMemcpyHostToDevice));
-  }
-  ~DeviceMemory() { static_cast<void>(cudaFree(data_)); }
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
-  std::span<std::byte> span() const { return {as<std::byte>(), bytes_}; }
-
-  template <typename T>
-  std::vector<T> to_host() const {
-    std::vector<T> host(bytes_ / sizeof(T));
-    check_cuda(cudaMemcpy(host.data(), data_, host.size() * sizeof(T), cudaMemcpyDeviceToHost));
-    return host;
-  }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_;
-};
 
 // q and k of a problem on the GPU, with all that surrounds them on the host.
 struct DeviceTensors {
@@ -80,32 +43,30 @@ struct DevicePlan {
 inline DevicePlan device_plan(std::span<const AttentionProblem> problems,
                               std::span<const Policy> policies, int poison = 0xa5) {
   DevicePlan result;
-  std::vector<std::unique_ptr<DeviceMemory>> bits, reports;
+  std::vector<DeviceMemory> bits, reports;
   std::vector<BlockMask> masks;
   std::vector<HeadReport*> report_pointers;
   for (const AttentionProblem& problem : problems) {
     BlockMask mask = block_grid(problem);
-    bits.push_back(
-        std::make_unique<DeviceMemory>(static_cast<size_t>(mask.num_words()) * 8, poison));
-    reports.push_back(std::make_unique<DeviceMemory>(
-        static_cast<size_t>(mask.heads) * sizeof(HeadReport), poison));
-    mask.bits = bits.back()->as<uint64_t>();
+    bits.emplace_back(static_cast<size_t>(mask.num_words()) * 8, poison);
+    reports.emplace_back(static_cast<size_t>(mask.heads) * sizeof(HeadReport), poison);
+    mask.bits = bits.back().as<uint64_t>();
     masks.push_back(mask);
-    report_pointers.push_back(reports.back()->as<HeadReport>());
+    report_pointers.push_back(reports.back().as<HeadReport>());
   }
   const size_t bytes = internal::cuda::plan_scratch_bytes(problems, policies);
   const size_t guard = 4096;
-  DeviceMemory scratch(bytes + guard, poison);
+  const DeviceMemory scratch(bytes + guard, poison);
   internal::cuda::plan_problems(problems, policies, masks, report_pointers,
                                 scratch.span().first(bytes), {});
-  check_cuda(cudaDeviceSynchronize());
+  CHECK_CUDA(cudaDeviceSynchronize());
   const std::vector<unsigned char> after = scratch.to_host<unsigned char>();
   for (size_t n = bytes; n < after.size(); ++n) {
     if (after[n] != poison) throw std::runtime_error("written past the scratch");
   }
   for (size_t p = 0; p < problems.size(); ++p) {
-    result.bits.push_back(bits[p]->to_host<uint64_t>());
-    result.reports.push_back(reports[p]->to_host<HeadReport>());
+    result.bits.push_back(bits[p].to_host<uint64_t>());
+    result.reports.push_back(reports[p].to_host<HeadReport>());
   }
   result.masks = masks;
   for (size_t p = 0; p < problems.size(); ++p) result.masks[p].bits = result.bits[p].data();

@@ -142,30 +142,31 @@ TEST_F(CudaPlan, GraphReplaysWithChangingLengths) {
   problem.kv_len_device = lengths.as<int32_t>() + 1;
   const Policy policy = FlexPrefill{.gamma = 0.9f, .min_budget = 0};
   BlockMask mask = block_grid(problem);
-  const DeviceMemory bits(static_cast<size_t>(mask.num_words()) * 8);
-  const DeviceMemory reports(4 * sizeof(HeadReport));
+  const DeviceMemory bits(static_cast<size_t>(mask.num_words()) * 8, /*poison=*/0xa5);
+  const DeviceMemory reports(4 * sizeof(HeadReport), /*poison=*/0xa5);
   const DeviceMemory scratch(
-      internal::cuda::plan_scratch_bytes(std::span(&problem, 1), std::span(&policy, 1)));
+      internal::cuda::plan_scratch_bytes(std::span(&problem, 1), std::span(&policy, 1)),
+      /*poison=*/0xa5);
   mask.bits = bits.as<uint64_t>();
   HeadReport* report = reports.as<HeadReport>();
   cudaStream_t stream = nullptr;
-  check_cuda(cudaStreamCreate(&stream));
+  CHECK_CUDA(cudaStreamCreate(&stream));
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;
-  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  CHECK_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
   Context context;
   context.stream = stream;
   internal::cuda::plan_problems(std::span(&problem, 1), std::span(&policy, 1), std::span(&mask, 1),
                                 std::span(&report, 1), scratch.span(), context);
-  check_cuda(cudaStreamEndCapture(stream, &graph));
-  check_cuda(cudaGraphInstantiate(&executable, graph, 0));
+  CHECK_CUDA(cudaStreamEndCapture(stream, &graph));
+  CHECK_CUDA(cudaGraphInstantiate(&executable, graph, 0));
   for (int n = 0; n < 100; ++n) {
     const int32_t length = 1 + (n * 617) % 1500;
     const int32_t now[] = {length, length};
-    check_cuda(
+    CHECK_CUDA(
         cudaMemcpyAsync(lengths.as<int32_t>(), now, sizeof now, cudaMemcpyHostToDevice, stream));
-    check_cuda(cudaGraphLaunch(executable, stream));
-    check_cuda(cudaStreamSynchronize(stream));
+    CHECK_CUDA(cudaGraphLaunch(executable, stream));
+    CHECK_CUDA(cudaStreamSynchronize(stream));
     const auto replayed = bits.to_host<uint64_t>();
     const auto replayed_reports = reports.to_host<HeadReport>();
     const DevicePlan direct = device_plan(problem, policy);
@@ -174,9 +175,9 @@ TEST_F(CudaPlan, GraphReplaysWithChangingLengths) {
       ASSERT_TRUE(same_bits(replayed_reports[h], direct.reports[0][h])) << n;
     }
   }
-  check_cuda(cudaGraphExecDestroy(executable));
-  check_cuda(cudaGraphDestroy(graph));
-  check_cuda(cudaStreamDestroy(stream));
+  CHECK_CUDA(cudaGraphExecDestroy(executable));
+  CHECK_CUDA(cudaGraphDestroy(graph));
+  CHECK_CUDA(cudaStreamDestroy(stream));
 }
 
 }  // namespace

@@ -1,23 +1,17 @@
 #include "tests/support/device.h"
 
-#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
+
+#include "tests/support/device_memory.h"
 
 namespace flexprefill::test {
 namespace {
 
 constexpr size_t kGuard = 1 << 16;
 constexpr int kPoison = 0xff;  // NaN in every floating-point type
-
-void check(cudaError_t status, const char* call) {
-  if (status == cudaSuccess) return;
-  throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(status));
-}
-#define CHECK_CUDA(call) check(call, #call)
 
 std::vector<std::byte> read(const std::byte* data, size_t bytes) {
   std::vector<std::byte> host(bytes);
@@ -51,29 +45,15 @@ AttentionProblem placed(const Backend& backend, AttentionProblem problem) {
   return problem;
 }
 
-DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) { allocate(0); }
+DeviceBuffer::DeviceBuffer(size_t bytes, size_t misalignment)
+    : bytes_(bytes),
+      memory_(std::make_shared<DeviceMemory>(bytes + 2 * kGuard + 256, kPoison)),
+      data_(memory_->as<std::byte>() + kGuard + misalignment) {}
 
-DeviceBuffer::DeviceBuffer(const void* host, size_t bytes) : bytes_(bytes) {
-  allocate(reinterpret_cast<uintptr_t>(host) % 256);
-  upload(host);
-}
+DeviceBuffer::DeviceBuffer(size_t bytes) : DeviceBuffer(bytes, /*misalignment=*/0) {}
 
-DeviceBuffer::~DeviceBuffer() { cudaFree(memory_); }
-
-void DeviceBuffer::allocate(size_t misalignment) {
-  const size_t all = bytes_ + 2 * kGuard + 256;
-  CHECK_CUDA(cudaMalloc(reinterpret_cast<void**>(&memory_), all));
-  CHECK_CUDA(cudaMemset(memory_, kPoison, all));
-  CHECK_CUDA(cudaDeviceSynchronize());
-  data_ = memory_ + kGuard + misalignment;
-}
-
-void DeviceBuffer::fill(int byte) {
-  CHECK_CUDA(cudaMemset(data_, byte, bytes_));
-  CHECK_CUDA(cudaDeviceSynchronize());
-}
-
-void DeviceBuffer::upload(const void* host) const {
+DeviceBuffer::DeviceBuffer(const void* host, size_t bytes)
+    : DeviceBuffer(bytes, reinterpret_cast<uintptr_t>(host) % 256) {
   CHECK_CUDA(cudaMemcpy(data_, host, bytes_, cudaMemcpyDefault));
 }
 
@@ -83,8 +63,9 @@ void DeviceBuffer::download(void* host) const {
 
 bool DeviceBuffer::guards_untouched() const {
   const auto poison = [](std::byte b) { return b == std::byte{kPoison}; };
-  const std::byte* const end = memory_ + bytes_ + 2 * kGuard + 256;
-  return std::ranges::all_of(read(memory_, static_cast<size_t>(data_ - memory_)), poison) &&
+  const std::byte* const begin = memory_->as<std::byte>();
+  const std::byte* const end = begin + memory_->bytes();
+  return std::ranges::all_of(read(begin, static_cast<size_t>(data_ - begin)), poison) &&
          std::ranges::all_of(read(data_ + bytes_, static_cast<size_t>(end - data_) - bytes_),
                              poison);
 }

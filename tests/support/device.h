@@ -23,28 +23,27 @@ std::string machine_why_not(const Backend& backend);
 // else.
 AttentionProblem placed(const Backend& backend, AttentionProblem problem);
 
-// GPU memory filled with NaN, with a guard band on both sides.
+class DeviceMemory;  // device_memory.h; not there without CUDA
+
+// A part of GPU memory that is filled with NaN, with a guard band on both sides.
 class DeviceBuffer {
  public:
   explicit DeviceBuffer(size_t bytes);
   // Also copies [host, host + bytes) in, at an address that is as aligned as `host`, up to 256.
   DeviceBuffer(const void* host, size_t bytes);
-  ~DeviceBuffer();
   DeviceBuffer(const DeviceBuffer&) = delete;
   DeviceBuffer& operator=(const DeviceBuffer&) = delete;
 
   void* data() const { return data_; }
   size_t bytes() const { return bytes_; }
-  void fill(int byte);
-  void upload(const void* host) const;
   void download(void* host) const;
   bool guards_untouched() const;
 
  private:
-  void allocate(size_t misalignment);
+  DeviceBuffer(size_t bytes, size_t misalignment);
 
   size_t bytes_;
-  std::byte* memory_ = nullptr;
+  std::shared_ptr<const DeviceMemory> memory_;
   std::byte* data_ = nullptr;
 };
 

@@ -11,7 +11,6 @@ std::string machine_why_not(const Backend&) { return ""; }
 AttentionProblem placed(const Backend&, AttentionProblem problem) { return problem; }
 
 DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) { assert(false); }
-DeviceBuffer::~DeviceBuffer() = default;
 void DeviceBuffer::download(void*) const {}
 bool DeviceBuffer::guards_untouched() const { return false; }
 OnDevice::OnDevice(std::span<const AttentionProblem>, std::span<const BlockMask>) { assert(false); }
