@@ -13,6 +13,7 @@
 namespace flexprefill::internal {
 
 inline constexpr int kBlockTokens = 128;  // kBlock of block_mask.h, whose inline functions stay out
+inline constexpr float kLog2E = 1.44269504088896341f;  // scores become exponents of base 2
 
 // The tokens of one head: row t lies `stride` elements after row t - 1, channels are contiguous.
 struct TokenRows {

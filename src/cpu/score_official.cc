@@ -14,8 +14,6 @@ using OfficialProduct = F32Product;
 #endif
 using OfficialScratch = ScoreScratch<OfficialProduct>;
 
-constexpr float kLog2E = 1.44269504088896341f;
-
 // The probe rows bf16(bf16(q) / sqrt(head_dim)) as strips of units; mean [head_dim] is their mean.
 void pack_probe_rows(const ScoreItem& item, const OfficialScratch& scratch, float* mean) {
   const Vec scale = broadcast(1.0f / __builtin_sqrtf(static_cast<float>(item.head_dim)));

@@ -14,7 +14,6 @@
 
 namespace flexprefill::internal {
 
-inline constexpr float kLog2E = 1.44269504088896341f;
 inline constexpr size_t kScratchAlign = 64;  // a cache line, and a vector of AVX-512
 
 constexpr size_t align_scratch(size_t bytes) {
