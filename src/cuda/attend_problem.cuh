@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "cuda/lengths.cuh"
+#include "cuda/lengths.h"
 
 namespace flexprefill::internal::cuda {
 

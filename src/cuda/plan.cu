@@ -74,12 +74,7 @@ PlanProblem plan_problem(const AttentionProblem& problem) {
   p.k_head_stride = k.head_stride;
   p.page_stride = problem.kv.page_stride;
   p.block_table = problem.kv.block_table;
-  p.q_len_device = problem.q_len_device;
-  p.kv_len_device = problem.kv_len_device;
-  p.q_len = q.tokens;
-  p.kv_len = kv_len(problem);
-  p.has_q_start = problem.q_start.has_value();
-  p.q_start = problem.q_start.value_or(0);
+  p.source = length_source(problem);
   p.softmax_scale =
       problem.softmax_scale.value_or(1.0f / std::sqrt(static_cast<float>(k.head_dim)));
   p.page_size = problem.kv.page_size;
@@ -101,7 +96,7 @@ PlanProblem plan_problem(const AttentionProblem& problem) {
 
 // The longest a problem can be, whatever the lengths on the device.
 PlanShape largest_shape(PlanProblem p) {
-  p.q_len_device = p.kv_len_device = nullptr;
+  p.source.q_len_device = p.source.kv_len_device = nullptr;
   return shape_of(p);
 }
 

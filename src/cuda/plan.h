@@ -20,7 +20,7 @@ size_t plan_scratch_bytes(std::span<const AttentionProblem> problems,
 
 // Backend::plan: writes every word of masks[p].bits and reports[p][0 .. heads), which are device
 // pointers, on context.stream. The current device is the problems'. Lengths on the device are
-// resolved as lengths.cuh says. Throws Error where a launch fails.
+// resolved as lengths.h says. Throws Error where a launch fails.
 void plan_problems(std::span<const AttentionProblem> problems, std::span<const Policy> policies,
                    std::span<const BlockMask> masks, std::span<HeadReport* const> reports,
                    std::span<std::byte> scratch, const Context& context);

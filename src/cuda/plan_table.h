@@ -7,13 +7,9 @@
 
 #include <cstdint>
 
+#include "cuda/lengths.h"
 #include "flexprefill/backend.h"
 
-#ifdef __CUDACC__
-#define FLEXPREFILL_DEVICE_FN __host__ __device__ __forceinline__
-#else
-#define FLEXPREFILL_DEVICE_FN inline
-#endif
 #ifdef __CUDA_ARCH__
 #define FLEXPREFILL_UNROLL_2 _Pragma("unroll 2")
 #define FLEXPREFILL_UNROLL_16 _Pragma("unroll 16")
@@ -67,15 +63,12 @@ struct PlanProblem {
   int64_t q_token_stride, q_head_stride;
   int64_t k_token_stride, k_head_stride, page_stride;
   const int32_t* block_table;
-  const int32_t* q_len_device;
-  const int32_t* kv_len_device;
-  int64_t q_len, kv_len;  // upper bounds
-  int64_t q_start;        // unused unless has_q_start
+  LengthSource source;
   float softmax_scale;
   int32_t page_size;
   int32_t heads, kv_heads, head_dim;
   int32_t q_blocks, k_blocks, row_words;  // of the mask
-  bool has_q_start, interleaved, is_f16;
+  bool interleaved, is_f16;
   bool q_aligned, k_aligned;  // rows can be read in units of 16 bytes
 
   uint64_t* bits;       // [heads, q_blocks, row_words]
@@ -121,18 +114,11 @@ FLEXPREFILL_DEVICE_FN int64_t plan_floor_div(int64_t a, int64_t b) {
 
 FLEXPREFILL_DEVICE_FN int64_t plan_min(int64_t a, int64_t b) { return a < b ? a : b; }
 FLEXPREFILL_DEVICE_FN int64_t plan_max(int64_t a, int64_t b) { return a > b ? a : b; }
-// A length on the device outside [0, bound] counts as the nearer end.
-FLEXPREFILL_DEVICE_FN int64_t plan_clamp(int64_t length, int64_t bound) {
-  return plan_max(plan_min(length, bound), 0);
-}
 
 // The true sizes of a problem, and what select.h derives from them.
-struct PlanShape {
-  int64_t q_len, kv_len, q_start;
+struct PlanShape : Lengths {
   int64_t visible_keys;    // that the last query sees
   int32_t visible_blocks;  // of them
-  int64_t first_q_block;
-  int32_t q_blocks;
   int32_t probe_rows;
   int64_t first_position;  // of probe row 0
   int32_t first_seeing;    // probe rows before this one see no key
@@ -158,34 +144,22 @@ struct PlanShape {
   FLEXPREFILL_DEVICE_FN bool in_second_row(int32_t r) const {
     return block_row(r) != block_row(first_seeing);
   }
-  // Key blocks that block row i may read.
-  FLEXPREFILL_DEVICE_FN int32_t causal_blocks(int32_t i) const {
-    const int64_t blocks = (kv_len + kBlock - 1) / kBlock;
-    return static_cast<int32_t>(plan_max(plan_min(first_q_block + i + 1, blocks), 0));
-  }
   FLEXPREFILL_DEVICE_FN int64_t all_causal_blocks() const {
-    const int64_t blocks = (kv_len + kBlock - 1) / kBlock;
-    // Rows I = first_q_block + i keep min(I + 1, blocks), those before the first key nothing.
+    // Rows I = first_q_block + i keep min(I + 1, k_blocks), those before the first key nothing.
     const int64_t begin = plan_max(first_q_block, 0), end = first_q_block + q_blocks;
     if (end <= begin) return 0;
-    const int64_t full = plan_max(plan_min(end, blocks), begin);  // rows below grow by one each
-    return (full - begin) * (begin + 1 + full) / 2 + (end - full) * blocks;
+    const int64_t full = plan_max(plan_min(end, k_blocks), begin);  // rows below grow by one each
+    return (full - begin) * (begin + 1 + full) / 2 + (end - full) * k_blocks;
   }
 };
 
 FLEXPREFILL_DEVICE_FN PlanShape shape_of(const PlanProblem& p) {
   PlanShape s;
-  s.q_len = p.q_len_device == nullptr ? p.q_len : plan_clamp(*p.q_len_device, p.q_len);
-  s.kv_len = p.kv_len_device == nullptr ? p.kv_len : plan_clamp(*p.kv_len_device, p.kv_len);
-  s.q_start = p.has_q_start ? p.q_start : s.kv_len - s.q_len;
-  const int64_t end = s.q_start + s.q_len;  // position after the last query
+  static_cast<Lengths&>(s) = resolve(p.source);
+  if (s.q_blocks > p.q_blocks) s.q_blocks = p.q_blocks;  // the mask holds no more
+  const int64_t end = s.q_start + s.q_len;               // position after the last query
   s.visible_keys = s.q_len == 0 ? 0 : plan_max(plan_min(end, s.kv_len), 0);
   s.visible_blocks = static_cast<int32_t>((s.visible_keys + kBlock - 1) / kBlock);
-  s.first_q_block = plan_floor_div(s.q_start, kBlock);
-  s.q_blocks = s.q_len == 0
-                   ? 0
-                   : static_cast<int32_t>(plan_floor_div(end - 1, kBlock) - s.first_q_block + 1);
-  if (s.q_blocks > p.q_blocks) s.q_blocks = p.q_blocks;  // the mask holds no more
   s.probe_rows = static_cast<int32_t>(plan_min(kPlanRows, s.q_len));
   s.first_position = end - s.probe_rows;
   s.first_seeing = static_cast<int32_t>(plan_max(plan_min(-s.first_position, s.probe_rows), 0));

@@ -184,10 +184,7 @@ TEST(DeviceCut, MassIsExactToItsUnit) {
 // A problem whose scratch lies on the host.
 struct HostProblem {
   explicit HostProblem(const AttentionProblem& problem) : grid(block_grid(problem)) {
-    p.q_len = problem.q.tokens;
-    p.kv_len = kv_len(problem);
-    p.has_q_start = problem.q_start.has_value();
-    p.q_start = problem.q_start.value_or(0);
+    p.source = device::length_source(problem);
     p.softmax_scale =
         problem.softmax_scale.value_or(1.0f / std::sqrt(static_cast<float>(problem.q.head_dim)));
     p.heads = problem.q.heads;

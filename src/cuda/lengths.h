@@ -2,16 +2,22 @@
 
 // The lengths of a problem as the kernels of plan and attend see them, and the grid of query blocks
 // that follows. Lengths may lie on the device (engines, graph replay): the views then hold upper
-// bounds, and so do the sizes of the mask.
+// bounds, and so do the sizes of the mask. Compiles without CUDA, as plan_table.h does.
 
 #include <cstdint>
 
 #include "flexprefill/block_mask.h"
 #include "flexprefill/tensor.h"
 
+#ifdef __CUDACC__
+#define FLEXPREFILL_DEVICE_FN __host__ __device__ __forceinline__
+#else
+#define FLEXPREFILL_DEVICE_FN inline
+#endif
+
 namespace flexprefill::internal::cuda {
 
-// What to resolve; plain data, passed to kernels by value.
+// What to resolve; plain data that kernels get.
 struct LengthSource {
   int64_t q_tokens, kv_tokens;  // the views': upper bounds where a pointer below is set
   int64_t q_start;              // used where has_q_start
@@ -33,16 +39,17 @@ struct Lengths {
   int32_t k_blocks;       // key blocks in use, at most BlockMask::k_blocks
 
   // Key blocks that row i may read.
-  __host__ __device__ int32_t causal_blocks(int32_t i) const {
+  FLEXPREFILL_DEVICE_FN int32_t causal_blocks(int32_t i) const {
     const int64_t visible = first_q_block + i + 1;
     return static_cast<int32_t>(visible < 0 ? 0 : visible > k_blocks ? k_blocks : visible);
   }
 };
 
-// Where no q_start is given, the queries are the last tokens of the true kv_len. A length outside
-// [0, upper bound] counts as the nearer end.
-__host__ __device__ inline Lengths lengths_from(const LengthSource& s, int64_t q_len,
-                                                int64_t kv_len) {
+// Where the lengths can be read. Where no q_start is given, the queries are the last tokens of the
+// true kv_len. A length outside [0, upper bound] counts as the nearer end.
+FLEXPREFILL_DEVICE_FN Lengths resolve(const LengthSource& s) {
+  const int64_t q_len = s.q_len_device != nullptr ? *s.q_len_device : s.q_tokens;
+  const int64_t kv_len = s.kv_len_device != nullptr ? *s.kv_len_device : s.kv_tokens;
   Lengths lengths;
   lengths.q_len = q_len < 0 ? 0 : q_len > s.q_tokens ? s.q_tokens : q_len;
   lengths.kv_len = kv_len < 0 ? 0 : kv_len > s.kv_tokens ? s.kv_tokens : kv_len;
@@ -62,19 +69,13 @@ struct DeviceMask {
   uint64_t* bits;  // [heads, q_blocks, row_words], or null: every causal block
   int32_t q_blocks, row_words;
 
-  __host__ __device__ uint64_t* row(int32_t h, int32_t i) const {
+  FLEXPREFILL_DEVICE_FN uint64_t* row(int32_t h, int32_t i) const {
     return bits + (int64_t{h} * q_blocks + i) * row_words;
   }
 };
 
 inline DeviceMask device_mask(const BlockMask& mask) {
   return {mask.bits, mask.q_blocks, mask.row_words()};
-}
-
-// On the device, where the true lengths can be read.
-__device__ inline Lengths resolve(const LengthSource& s) {
-  return lengths_from(s, s.q_len_device != nullptr ? *s.q_len_device : s.q_tokens,
-                      s.kv_len_device != nullptr ? *s.kv_len_device : s.kv_tokens);
 }
 
 }  // namespace flexprefill::internal::cuda
