@@ -4,8 +4,8 @@
 //
 //   m' = max(m, max S);  P = 2^(c S - c m');  alpha = 2^(c m - c m');  l = l alpha + sum P
 //
-// m is lazy: while it grew by less than 8 (log2) it is kept, so that O needs no correction; P then
-// stays below 2^8.
+// m is lazy: while it grew by no more than about 8 (log2) it is kept, so that O needs no
+// correction.
 //
 // A thread holds two rows, 8 apart: register n belongs to row (n / 2) % 2, column
 // 8 (n / 4) + 2 (lane % 4) + n % 2 of its tile. c = softmax_scale log2(e).
@@ -33,8 +33,10 @@ __device__ inline void mask_scores(float (&r_s)[kCount], const int32_t (&last)[2
   }
 }
 
-// How far, in log2, a score may exceed m before m follows.
-constexpr float kMaxGrowth = 8.0f;
+// How far, in log2, a score may exceed m before m follows; and what P then reaches, less a margin
+// that is wider than the rounding of exponents.
+constexpr float kMaxGrowth = 8.01f;
+constexpr float kMaxSum = 0x1p8f;
 
 // One maximum per row over the four threads that share it.
 __device__ inline float max_of_row(float m) {
@@ -50,6 +52,7 @@ __device__ inline float sum_of_row(float l) {
 // Before the first step of a tile.
 __device__ inline void reset(RowState& row) {
   row.m[0] = row.m[1] = -INFINITY;
+  row.minus_mc[0] = row.minus_mc[1] = NAN;
   row.l[0] = row.l[1] = 0.0f;
 }
 
@@ -68,7 +71,10 @@ __device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     m[r] = max_of_row(fmaxf(m[r], row.m[r]));
-    if ((m[r] - row.m[r]) * c <= kMaxGrowth) m[r] = row.m[r];
+    // Judged by the exponent that softmax_step_reusing_max() would use, and no stricter: a row must
+    // not move m here for another row's sake. NaN moves m.
+    const float growth = kMayBeMasked ? (m[r] - row.m[r]) * c : fmaf(m[r], c, row.minus_mc[r]);
+    if (growth <= kMaxGrowth) m[r] = row.m[r];
     const float minus_mc = kMayBeMasked && m[r] == -INFINITY ? 0.0f : -__fmul_rn(m[r], c);
     row.alpha[r] = exp2_approx(__fmul_rn(row.m[r], c) + minus_mc);
     row.minus_mc[r] = minus_mc;
@@ -138,9 +144,8 @@ __device__ inline bool softmax_step_reusing_max(uint32_t (&r_p)[kCount / 2], flo
     r_p[n] = pack<Element>(p[0], p[1]);
   }
   const float sums[2] = {sum[0] + sum[1], sum[2] + sum[3]};
-  constexpr float kEnough = 0x1p8f;  // 2^kMaxGrowth
   // Not (a <= b): so that NaN counts as too much.
-  if (__any_sync(~0u, !(sums[0] <= kEnough) || !(sums[1] <= kEnough))) {
+  if (__any_sync(~0u, !(sums[0] <= kMaxSum) || !(sums[1] <= kMaxSum))) {
     softmax_step</*kMayBeMasked=*/false>(r_s, row, c);
     pack_p<Element>(r_p, r_s);
     return true;
