@@ -138,6 +138,14 @@ AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
   return result;
 }
 
+// Where there are more tiles than are computed at once, and lists that differ.
+bool is_worth_sorting(std::span<const AttendProblem> problems, int64_t tiles) {
+  constexpr int64_t kAtOnce = 132;  // multiprocessors of an H100 or H200
+  return tiles > kAtOnce && std::ranges::any_of(problems, [](const AttendProblem& problem) {
+           return problem.mask.bits != nullptr;
+         });
+}
+
 // The problems of one kernel, longest keys first: what runs last should be short.
 std::vector<size_t> problems_of(const AttendKernel& kernel,
                                 std::span<const AttentionProblem> problems,
@@ -163,7 +171,8 @@ std::string attend_why_not(const AttentionProblem& problem) {
 }
 
 size_t attend_scratch_bytes(std::span<const AttentionProblem> problems) {
-  return kCounterBytes + problems.size() * sizeof(AttendProblem);
+  return kCounterBytes + problems.size() * sizeof(AttendProblem) +
+         kMaxSortedTiles * sizeof(int32_t);
 }
 
 void attend_problems(std::span<const AttentionProblem> problems, std::span<const BlockMask> masks,
@@ -172,6 +181,8 @@ void attend_problems(std::span<const AttentionProblem> problems, std::span<const
   auto* next_tile = reinterpret_cast<int32_t*>(scratch.data());
   auto* g_problems = reinterpret_cast<AttendProblem*>(scratch.data() + kCounterBytes);
   static_assert(kCounterBytes % alignof(AttendProblem) == 0);
+  auto* g_order = reinterpret_cast<int32_t*>(g_problems + problems.size());
+  int64_t sorted_tiles = 0;
   for (const AttendKernel& kernel : attend_kernels()) {
     const std::vector<size_t> order = problems_of(kernel, problems, masks);
     if (order.empty()) continue;
@@ -187,11 +198,18 @@ void attend_problems(std::span<const AttentionProblem> problems, std::span<const
                     " query blocks times heads, expected at most 2^31 - 1 in a call");
       }
     }
+    const bool sorts = sorted_tiles + tiles <= kMaxSortedTiles && is_worth_sorting(described, tiles);
+    if (sorts) {
+      for (AttendProblem& problem : described)
+        problem.g_order = g_order + sorted_tiles + problem.first_tile;
+      sorted_tiles += tiles;
+    }
     prepare_attend(described, g_problems, next_tile, stream);
     kernel.launch({.problems = g_problems,
                    .num_problems = static_cast<int32_t>(described.size()),
                    .num_tiles = static_cast<int32_t>(tiles),
-                   .next_tile = next_tile},
+                   .next_tile = next_tile,
+                   .g_order = sorts ? described.front().g_order : nullptr},
                   stream);
     g_problems += described.size();
     ++next_tile;

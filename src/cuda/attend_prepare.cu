@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "cuda/attend_order.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/tile.cuh"
 
@@ -19,9 +20,10 @@ struct Argument {
 constexpr int kMany = 40;  // kernel arguments hold 32764 bytes
 static_assert(sizeof(Argument<kMany>) <= 32764);
 
-// One block of threads per problem.
+// One block of threads per problem: 64, or TileSorter::kThreads where tiles are ordered.
 template <int kCount>
-__global__ void prepare(const __grid_constant__ Argument<kCount> argument) {
+__global__ void __launch_bounds__(TileSorter::kThreads)
+    prepare(const __grid_constant__ Argument<kCount> argument) {
   const AttendProblem& from = argument.problems[blockIdx.x];
   AttendProblem& to = argument.g_problems[blockIdx.x];
   static_assert(sizeof(AttendProblem) % sizeof(uint4) == 0);
@@ -30,22 +32,36 @@ __global__ void prepare(const __grid_constant__ Argument<kCount> argument) {
     reinterpret_cast<uint4*>(&to)[n] = reinterpret_cast<const uint4*>(&from)[n];
   }
   __syncthreads();
+  const Lengths lengths = resolve(from.source);
   if (threadIdx.x == 0) {
-    to.lengths = resolve(from.source);
+    to.lengths = lengths;
     if (blockIdx.x == 0) *argument.next_tile = 0;
   }
   release_maps();
+  if (from.g_order == nullptr) return;
+  if (from.mask.bits != nullptr) {
+    __shared__ TileSorter order;
+    order.write(from, lengths, from.g_order);
+  } else {
+    const int32_t tiles = from.tiles(), threads = static_cast<int32_t>(blockDim.x);
+    for (int32_t n = static_cast<int32_t>(threadIdx.x); n < tiles; n += threads)
+      from.g_order[n] = from.first_tile + n;
+  }
 }
 
 template <int kCount>
 void launch_prepare(std::span<const AttendProblem> problems, AttendProblem* g_problems,
                     int32_t* next_tile, cudaStream_t stream) {
+  const bool orders = std::ranges::any_of(
+      problems, [](const AttendProblem& problem) { return problem.g_order != nullptr; });
   const auto argument = std::make_unique<Argument<kCount>>();
   std::ranges::copy(problems, argument->problems);
   argument->g_problems = g_problems;
   argument->next_tile = next_tile;
   launch("prepare", prepare<kCount>,
-         {.grid = static_cast<unsigned>(problems.size()), .block = 64, .stream = stream},
+         {.grid = static_cast<unsigned>(problems.size()),
+          .block = orders ? TileSorter::kThreads : 64u,
+          .stream = stream},
          *argument);
 }
 

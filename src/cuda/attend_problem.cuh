@@ -24,6 +24,9 @@ enum class KeyCopies : uint8_t {
   kRows,   // 16 bytes at a time: pages of a few tokens
 };
 
+// Calls with more tiles take them in ascending order: their last tiles are a small part.
+constexpr int32_t kMaxSortedTiles = 4096;
+
 struct alignas(128) AttendProblem {
   CUtensorMap q_map, k_map, v_map;  // tensor_map.h has the dimensions
 
@@ -47,17 +50,22 @@ struct alignas(128) AttendProblem {
   int32_t first_tile;   // in the order of the call: tiles of the problems before
   int32_t tile_blocks;  // query blocks per head, an upper bound
   bool interleaved;     // HeadGrouping
+  int32_t* g_order;     // [tiles()] that are taken in this order, or null: ascending
+
+  __host__ __device__ int32_t tiles() const { return group * kv_heads * tile_blocks; }
 };
 
 struct AttendCall {
   const AttendProblem* problems;  // [num_problems]
   int32_t num_problems;
   int32_t num_tiles;
-  int32_t* next_tile;  // counts up from 0
+  int32_t* next_tile;      // counts up from 0
+  const int32_t* g_order;  // [num_tiles] tiles in the order they are taken, or null: ascending
 };
 
 // A query block of a head. A call's tiles go problem by problem, in each section by section of kv
 // heads: long rows first, so that short ones fill the end, and heads that share keys side by side.
+// Where a call has few tiles with a mask, attend_order.cuh sorts them within a section.
 struct TileId {
   int32_t h, g, i;
 };

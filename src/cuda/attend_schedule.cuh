@@ -78,9 +78,12 @@ class Scheduler {
 
  private:
   // The next tile, in lane 0.
-  __device__ int32_t take() { return lane_ == 0 ? atomicAdd(call_.next_tile, 1) : 0; }
+  __device__ int32_t take() {
+    const int32_t n = lane_ == 0 ? atomicAdd(call_.next_tile, 1) : 0;
+    return call_.g_order != nullptr && n < call_.num_tiles ? call_.g_order[n] : n;
+  }
 
-  // Tiles come in ascending order, so the search goes on from the last problem.
+  // Problems come in ascending order, so the search goes on from the last problem.
   __device__ const AttendProblem& problem_of(int32_t tile) {
     const int32_t before = problem_;
     while (true) {

@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   auto& shared = *reinterpret_cast<typename Shape::Shared*>(memory + (1024 - misaligned) % 1024);
   if (threadIdx.x == 0) init_barriers<Shape>(shared);
   __syncthreads();
+  join_stream();
   if (threadIdx.x >= Shape::kComputeThreads) {
     shrink_registers<Shape::kLoadRegisters>();
     const uint32_t warp = (threadIdx.x - Shape::kComputeThreads) / 32;
@@ -76,7 +77,8 @@ void launch_attend(const AttendCall& call, cudaStream_t stream) {
          {.grid = static_cast<unsigned>(std::min(multiprocessors, call.num_tiles)),
           .block = Shape::kThreads,
           .shared_bytes = Shape::kSharedBytes,
-          .stream = stream},
+          .stream = stream,
+          .joins = true},
          call);
 }
 
