@@ -30,12 +30,17 @@ class Computer {
  public:
   __device__ explicit Computer(Shared& shared)
       : shared_(shared),
-        group_(threadIdx.x / 128),
+        group_(__shfl_sync(~0u, threadIdx.x / 128, 0)),  // so that ptxas knows it is uniform
         warp_(threadIdx.x / 32 % 4),
-        lane_(threadIdx.x % 32) {}
+        lane_(threadIdx.x % 32),
+        q_matrix_(matrix_descriptor<Q::kPanel>(
+            shared_address(shared.q[0]) + group_ * 64 * Q::kRowBytes, 16)),
+        k_matrix_(matrix_descriptor<K::kPanel>(shared_address(shared.k[0]), 16, K::kGroupBytes)),
+        v_matrix_(matrix_descriptor<V::kPanel>(shared_address(shared.v[0]), V::kPanelBytes,
+                                               V::kGroupBytes)) {}
 
   __device__ void run() {
-    if (Shape::kTakeTurns && group_ == 0) give_turn(/*to=*/0);
+    if (group_ == 0) give_turn(/*to=*/0);
     while (true) {
       wait(shared_.tile_full[tile_.stage()], tile_.full_parity());
       work_ = &shared_.work[tile_.stage()];
@@ -54,11 +59,11 @@ class Computer {
 
  private:
   // Named barriers: 1 + group is that group's turn; 3 + group gathers the group.
-  __device__ void take_turn() {
-    if (Shape::kTakeTurns) named_barrier_sync(1 + group_, Shape::kComputeThreads);
-  }
-  __device__ void give_turn(int to) {
-    if (Shape::kTakeTurns) named_barrier_arrive(1 + to, Shape::kComputeThreads);
+  __device__ void take_turn() { named_barrier_sync(1 + group_, Shape::kComputeThreads); }
+  __device__ void give_turn(int to) { named_barrier_arrive(1 + to, Shape::kComputeThreads); }
+  template <int kStages>
+  __device__ static bool is_full(Barrier (&full)[kStages], const Ring<kStages>& place) {
+    return has_passed_already(full[place.stage()], place.full_parity());
   }
   __device__ void release(Barrier& empty) {
     __syncwarp();
@@ -73,9 +78,8 @@ class Computer {
   // S = Q K^T, in flight.
   __device__ void start_scores(float (&r_s)[kKeys / 2]) {
     constexpr int kPerPanel = Q::kPanel / 16;
-    const uint64_t q = matrix_descriptor<Q::kPanel>(s_q(), 16);
-    const uint64_t k =
-        matrix_descriptor<K::kPanel>(shared_address(shared_.k[k_.stage()]), 16, K::kGroupBytes);
+    const uint64_t q = q_matrix_ + q_.stage() * (Q::kBytes >> 4);
+    const uint64_t k = k_matrix_ + k_.stage() * (K::kBytes >> 4);
 #pragma unroll
     for (int n = 0; n < Shape::kHeadDim / 16; ++n) {
       const int panel = n / kPerPanel, in_panel = n % kPerPanel * 32 / 16;
@@ -88,8 +92,7 @@ class Computer {
 
   // O += P V, in flight.
   __device__ void start_output(float (&r_o)[kVHeadDim / 2], const uint32_t (&r_p)[kKeys / 4]) {
-    const uint64_t v = matrix_descriptor<V::kPanel>(shared_address(shared_.v[v_.stage()]),
-                                                    V::kPanelBytes, V::kGroupBytes);
+    const uint64_t v = v_matrix_ + v_.stage() * (V::kBytes >> 4);
 #pragma unroll
     for (int n = 0; n < kKeys / 16; ++n) {
       Wgmma<Element, kVHeadDim>::template rs<1>(r_o, r_p + 4 * n, v + n * (2 * V::kGroupBytes >> 4),
@@ -122,6 +125,7 @@ class Computer {
     float r_o[kVHeadDim / 2];
     RowState row;
     reset(row);
+    v_is_full_ = false;
     first_step(r_s, r_p[0], row);
 #pragma unroll
     for (int n = 0; n < kVHeadDim / 2; ++n) r_o[n] = 0.0f;
@@ -177,10 +181,15 @@ class Computer {
     pin(r_p);
     wgmma_fence();
     start_scores(r_s);
-    wait(shared_.v_full[v_.stage()], v_.full_parity());
+    if (!v_is_full_) wait(shared_.v_full[v_.stage()], v_.full_parity());
     wgmma_fence();
     start_output(r_o, r_p);
     give_turn(/*to=*/1 - group_);
+    bool k_is_full = false;
+    if constexpr (Shape::kAsksEarly) {
+      v_is_full_ = is_full(shared_.v_full, after(v_));
+      k_is_full = is_full(shared_.k_full, after(k_));
+    }
     wgmma_wait<1>();
     pin(r_s);
     release(shared_.k_empty[k_.stage()]);
@@ -194,7 +203,7 @@ class Computer {
     }
     // This wait is a branch, and has to stand here: without one, ptxas moves the wait for O below
     // up, above the exponentials.
-    if (more) wait(shared_.k_full[k_.stage()], k_.full_parity());
+    if (more && !k_is_full) wait(shared_.k_full[k_.stage()], k_.full_parity());
     finish_output(r_o, r_p);
     if constexpr (!Shape::kReusesMax) pack_p<Element>(r_next_p, r_s);
     if (rescales) rescale(r_o, row);
@@ -276,12 +285,14 @@ class Computer {
 
   Shared& shared_;
   uint32_t group_, warp_, lane_;
+  uint64_t q_matrix_, k_matrix_, v_matrix_;  // descriptors of stage 0; Q: of the group's rows
   TileWork* work_ = nullptr;
   float scale_log2_ = 0.0f;  // of the tile
   Ring<Shape::kTileStages> tile_;
   Ring<Shape::kQStages> q_;
   Ring<Shape::kKStages> k_;
   Ring<Shape::kVStages> v_;
+  bool v_is_full_ = false;  // kAsksEarly: the V of the next step is known to be there
 };
 
 }  // namespace flexprefill::internal::cuda

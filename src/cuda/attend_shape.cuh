@@ -70,12 +70,12 @@ struct AttendShape {
   // Keys of a step. Above a head dim of 128 (output), the sums of O and S no longer fit beside P.
   static constexpr int kKeys = kVHeadDim > 128 ? 64 : 128;
   static constexpr int kStepsPerBlock = 128 / kKeys;
-  // The two groups take turns with the tensor cores, so that one's softmax hides behind the other's
-  // products. Narrow heads have more softmax than products, and lose by waiting for their turn.
-  static constexpr bool kTakeTurns = kHeadDim > 64;
   // Where registers are left for S beside two sets of P, most steps do without the maximum of S
   // (softmax.cuh).
   static constexpr bool kReusesMax = kVHeadDim < 128 || (kHeadDim == 128 && !kGather);
+  // Whether a step asks for the next K and V while it waits for its scores: the answer of a barrier
+  // takes some 50 cycles, which show where products are short. Wide heads lose by the registers.
+  static constexpr bool kAsksEarly = kHeadDim <= 64;
 
   using Q = TileLayout<kRows, kHeadDim>;
   static constexpr TileOrder kOrder =

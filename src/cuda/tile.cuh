@@ -51,6 +51,17 @@ __device__ inline bool has_passed(Barrier& barrier, uint32_t parity) {
       : "memory");
   return passed != 0;
 }
+// The same without any patience: for an answer that is used later.
+__device__ inline bool has_passed_already(Barrier& barrier, uint32_t parity) {
+  uint32_t passed;
+  asm volatile(
+      "{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;"
+      " selp.u32 %0, 1, 0, p; }"
+      : "=r"(passed)
+      : "r"(shared_address(&barrier)), "r"(parity)
+      : "memory");
+  return passed != 0;
+}
 // Waits for the end of the phase with this parity: 0, 1, 0, ...
 __device__ inline void wait(Barrier& barrier, uint32_t parity) {
   while (!has_passed(barrier, parity)) {
@@ -75,6 +86,13 @@ class Ring {
  private:
   uint32_t stage_ = 0, parity_ = 0;
 };
+
+// The place after this one.
+template <int kStages>
+__device__ inline Ring<kStages> after(Ring<kStages> ring) {
+  ring.advance();
+  return ring;
+}
 
 // One register for both.
 template <int kStages>
