@@ -64,10 +64,11 @@ class Scheduler {
     wait_for(shared_.q_empty[q_.stage()], q_.empty_parity());
     if (lane_ == 0) {
       Barrier& full = shared_.q_full[q_.stage()];
-      if (work_.steps > 0) {
+      const TileWork& work = shared_.work[tile_.previous_stage()];  // this lane wrote it
+      if (work.steps > 0) {
         arrive_expecting(full, Shape::Q::kBytes);
-        load_box(shared_address(shared_.q[q_.stage()]), &work_.problem->q_map, full,
-                 {{0, work_.first_row, /*panel=*/0, work_.id.h, /*page=*/0}}, kEvictFirst);
+        load_box(shared_address(shared_.q[q_.stage()]), &work.problem->q_map, full,
+                 {{0, work.first_row, /*panel=*/0, work.id.h, /*page=*/0}}, kEvictFirst);
       } else {
         arrive(full);
       }
@@ -117,7 +118,6 @@ class Scheduler {
 
   template <typename WaitFor>
   __device__ void post(const WaitFor& wait_for, const TileWork& work) {
-    work_ = work;
     wait_for(shared_.tile_empty[tile_.stage()], tile_.empty_parity());
     if (lane_ == 0) {
       shared_.work[tile_.stage()] = work;
@@ -132,7 +132,6 @@ class Scheduler {
   uint32_t lane_;
   int32_t taken_ = 0;  // the tile after the one announced last, in lane 0
   int32_t problem_ = -1;
-  TileWork work_;
   Ring<Shape::kTileStages> tile_;
   Ring<Shape::kQStages> q_;
 };

@@ -75,7 +75,7 @@ struct AttendShape {
   static constexpr bool kTakeTurns = kHeadDim > 64;
   // Where registers are left for S beside two sets of P, most steps do without the maximum of S
   // (softmax.cuh).
-  static constexpr bool kReusesMax = kVHeadDim < 128 || (kHeadDim == 128 && !kGather);
+  static constexpr bool kReusesMax = kVHeadDim < 128 || kHeadDim == 128;
 
   using Q = TileLayout<kRows, kHeadDim>;
   static constexpr TileOrder kOrder =
