@@ -35,7 +35,7 @@ class Loader {
     const AttendProblem* known = nullptr;
     while (true) {
       finish_copies();  // the computing warps may be waiting for them, and not for a next tile
-      if (schedules) scheduler_.announce(wait_for);
+      if (schedules) scheduler_.announce(tile_, wait_for);
       wait(shared_.tile_full[tile_.stage()], tile_.full_parity());
       const TileWork& work = shared_.work[tile_.stage()];
       const AttendProblem& problem = *work.problem;
@@ -61,7 +61,8 @@ class Loader {
         for (int32_t step = 0; step <= steps; ++step) {
           const LaneRow previous = row;
           if (step < steps) gather_k(problem, id.g, row = lane_row(problem, key = key_of(step)));
-          if (step == 0 && schedules) scheduler_.load_q(wait_for);
+          if (step == 0 && schedules)
+            scheduler_.load_q(shared_.work[tile_.previous_stage()], wait_for);
           if (step > 0) gather_v(problem, id.g, previous);
         }
       } else {
@@ -223,25 +224,46 @@ class Loader {
                          const std::byte* tile, Barrier& full, Barrier& empty, uint32_t parity) {
     constexpr int kChunks = Layout::kPanels * Layout::kPanel / 8;  // of 16 bytes, in a row
     constexpr int kAtOnce = 32 / kChunks;                          // rows
-    static_assert(8 % kAtOnce == 0);
-    const int first_row = static_cast<int>(warp_) * kWarpRows, lane = static_cast<int>(lane_);
+    constexpr int kCopies = kWarpRows / kAtOnce;                   // of a lane
+    constexpr int kBatch = 4;  // addresses in registers; 8 spill
+    static_assert(8 % (2 * kAtOnce) == 0 && kCopies % kBatch == 0);
+    const int lane = static_cast<int>(lane_);
+    // Every lane learns through shared memory where all rows are.
+    uint64_t* const s_from = shared_.row_addresses[warp_];
     const Place place = row_of_lane.place;
     const auto* mine = static_cast<const Element*>(rows.g_data) + place.page * rows.page_stride +
                        place.token * rows.token_stride + g * rows.head_stride;
-    const auto address = reinterpret_cast<uint64_t>(mine);
-    // A lane copies always the same chunk, of the rows lane_row + n * kAtOnce.
-    const int lane_row = lane / kChunks, chunk = lane % kChunks;
-    const int32_t rows_left = row_of_lane.keys_left - lane_row;
-    const uint32_t s_first =
-        chunk_address<Layout>(shared_address(tile), first_row + lane_row, chunk);
-    wait_empty(empty, parity);
-#pragma unroll 4
-    for (int row = 0; row < kWarpRows; row += kAtOnce) {
-      const uint64_t from = __shfl_sync(kAllLanes, address, row + lane_row) + chunk * 16;
+    __syncwarp();  // those of the last gather have been read
+    if (lane < kWarpRows) s_from[lane] = reinterpret_cast<uint64_t>(mine);
+    __syncwarp();
+    // A lane copies always the same chunk, of pairs of rows: one load brings two addresses.
+    const bool copies = kAtOnce * kChunks == 32 || lane < kAtOnce * kChunks;
+    const int lane_row = copies ? lane / kChunks * 2 : 0, chunk = lane % kChunks;
+    const uint32_t s_first = chunk_address<Layout>(
+        shared_address(tile), static_cast<int>(warp_) * kWarpRows + lane_row, chunk);
+    const auto row_of = [](int n) { return n / 2 * (2 * kAtOnce) + n % 2; };  // from lane_row
+    const auto copy_row = [&](int n, uint64_t from, bool exists) {
       // The rows of a lane differ in the bits of the swizzle that their distance has.
-      const uint32_t s_to = (s_first ^ (swizzle<Layout>(row) << 4)) + row * Layout::kRowBytes;
-      if (kAtOnce * kChunks == 32 || lane_row < kAtOnce)
-        copy_chunk(s_to, reinterpret_cast<const void*>(from), row < rows_left);
+      const uint32_t s_to =
+          (s_first ^ (swizzle<Layout>(row_of(n)) << 4)) + row_of(n) * Layout::kRowBytes;
+      if (copies) copy_chunk(s_to, reinterpret_cast<const void*>(from + chunk * 16), exists);
+    };
+    wait_empty(empty, parity);
+    if (row_of_lane.keys_left >= kWarpRows) {
+#pragma unroll
+      for (int first = 0; first < kCopies; first += kBatch) {
+        ulonglong2 from[kBatch / 2];
+#pragma unroll
+        for (int n = 0; n < kBatch; n += 2)
+          from[n / 2] = *reinterpret_cast<const ulonglong2*>(s_from + lane_row + row_of(first + n));
+#pragma unroll
+        for (int n = 0; n < kBatch; ++n)
+          copy_row(first + n, n % 2 == 0 ? from[n / 2].x : from[n / 2].y, /*exists=*/true);
+      }
+    } else {
+#pragma unroll 1
+      for (int n = 0; n < kCopies; ++n)
+        copy_row(n, s_from[lane_row + row_of(n)], lane_row + row_of(n) < row_of_lane.keys_left);
     }
     commit_copies();
     if (s_unfinished_ != 0) {

@@ -115,6 +115,8 @@ struct AttendShape {
     alignas(1024) std::byte q[kQStages][Q::kBytes];  // O leaves through it as well
     alignas(1024) std::byte k[kKStages][K::kBytes];
     alignas(1024) std::byte v[kVStages][V::kBytes];
+    // Of the rows that a loading warp gathers.
+    alignas(16) uint64_t row_addresses[kLoadWarps][kGather ? kKeys / kLoadWarps : 1];
     TileWork work[kTileStages];
     Barrier tile_full[kTileStages], tile_empty[kTileStages];
     Barrier q_full[kQStages], q_empty[kQStages];
