@@ -204,38 +204,42 @@ class Loader {
   }
 
   __device__ void gather_k(const AttendProblem& problem, int32_t g, const LaneRow& row) {
-    gather<typename Shape::K>(problem.k_rows, g, row, shared_.k[k_.stage()],
-                              shared_.k_full[k_.stage()], shared_.k_empty[k_.stage()],
-                              k_.empty_parity());
+    share_addresses(problem.k_rows, g, row.place);
+    // V of the step before is needed sooner than this K, whose look-up has passed meanwhile.
+    finish_copies();
+    gather<typename Shape::K>(row.keys_left, shared_.k[k_.stage()], shared_.k_full[k_.stage()],
+                              shared_.k_empty[k_.stage()], k_.empty_parity());
     k_.advance();
   }
 
   __device__ void gather_v(const AttendProblem& problem, int32_t g, const LaneRow& row) {
-    gather<typename Shape::V>(problem.v_rows, g, row, shared_.v[v_.stage()],
-                              shared_.v_full[v_.stage()], shared_.v_empty[v_.stage()],
-                              v_.empty_parity());
+    share_addresses(problem.v_rows, g, row.place);
+    gather<typename Shape::V>(row.keys_left, shared_.v[v_.stage()], shared_.v_full[v_.stage()],
+                              shared_.v_empty[v_.stage()], v_.empty_parity());
     v_.advance();
+  }
+
+  // Every lane learns through shared memory where all rows are.
+  __device__ void share_addresses(const PagedRows& rows, int32_t g, Place place) {
+    const auto* mine = static_cast<const Element*>(rows.g_data) + place.page * rows.page_stride +
+                       place.token * rows.token_stride + g * rows.head_stride;
+    __syncwarp();  // those of the last gather have been read
+    if (lane_ < kWarpRows) shared_.row_addresses[warp_][lane_] = reinterpret_cast<uint64_t>(mine);
+    __syncwarp();
   }
 
   // This warp's quarter of the rows from any pages; rows behind kv_len become zeros. Few
   // instructions per copy, as they compete with the computing warps.
   template <typename Layout>
-  __device__ void gather(const PagedRows& rows, int32_t g, const LaneRow& row_of_lane,
-                         const std::byte* tile, Barrier& full, Barrier& empty, uint32_t parity) {
+  __device__ void gather(int32_t keys_left, const std::byte* tile, Barrier& full, Barrier& empty,
+                         uint32_t parity) {
     constexpr int kChunks = Layout::kPanels * Layout::kPanel / 8;  // of 16 bytes, in a row
     constexpr int kAtOnce = 32 / kChunks;                          // rows
     constexpr int kCopies = kWarpRows / kAtOnce;                   // of a lane
     constexpr int kBatch = 4;  // addresses in registers; 8 spill
     static_assert(8 % (2 * kAtOnce) == 0 && kCopies % kBatch == 0);
     const int lane = static_cast<int>(lane_);
-    // Every lane learns through shared memory where all rows are.
-    uint64_t* const s_from = shared_.row_addresses[warp_];
-    const Place place = row_of_lane.place;
-    const auto* mine = static_cast<const Element*>(rows.g_data) + place.page * rows.page_stride +
-                       place.token * rows.token_stride + g * rows.head_stride;
-    __syncwarp();  // those of the last gather have been read
-    if (lane < kWarpRows) s_from[lane] = reinterpret_cast<uint64_t>(mine);
-    __syncwarp();
+    const uint64_t* const s_from = shared_.row_addresses[warp_];
     // A lane copies always the same chunk, of pairs of rows: one load brings two addresses.
     const bool copies = kAtOnce * kChunks == 32 || lane < kAtOnce * kChunks;
     const int lane_row = copies ? lane / kChunks * 2 : 0, chunk = lane % kChunks;
@@ -249,7 +253,7 @@ class Loader {
       if (copies) copy_chunk(s_to, reinterpret_cast<const void*>(from + chunk * 16), exists);
     };
     wait_empty(empty, parity);
-    if (row_of_lane.keys_left >= kWarpRows) {
+    if (keys_left >= kWarpRows) {
 #pragma unroll
       for (int first = 0; first < kCopies; first += kBatch) {
         ulonglong2 from[kBatch / 2];
@@ -263,7 +267,7 @@ class Loader {
     } else {
 #pragma unroll 1
       for (int n = 0; n < kCopies; ++n)
-        copy_row(n, s_from[lane_row + row_of(n)], lane_row + row_of(n) < row_of_lane.keys_left);
+        copy_row(n, s_from[lane_row + row_of(n)], lane_row + row_of(n) < keys_left);
     }
     commit_copies();
     if (s_unfinished_ != 0) {
