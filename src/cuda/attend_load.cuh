@@ -35,7 +35,7 @@ class Loader {
     const AttendProblem* known = nullptr;
     while (true) {
       finish_copies();  // the computing warps may be waiting for them, and not for a next tile
-      if (schedules) scheduler_.announce(wait_for);
+      if (schedules) scheduler_.announce(tile_, wait_for);
       wait(shared_.tile_full[tile_.stage()], tile_.full_parity());
       const TileWork& work = shared_.work[tile_.stage()];
       const AttendProblem& problem = *work.problem;
@@ -49,7 +49,6 @@ class Loader {
         acquire_map(&problem.v_map);
         known = &problem;
       }
-      const KeySource source = key_source(problem, id.g);
       BlockList blocks = blocks_of(problem, id, lane_);
       int32_t key = 0;
       const auto key_of = [&](int32_t step) {
@@ -58,13 +57,16 @@ class Loader {
       };
       if constexpr (kGather) {
         // In the order of use, and Q where it can be waited for.
+        LaneRow row = {};
         for (int32_t step = 0; step <= steps; ++step) {
-          const int32_t previous = key;
-          if (step < steps) load_k(source, key = key_of(step));
-          if (step == 0 && schedules) scheduler_.load_q(wait_for);
-          if (step > 0) load_v(source, previous);
+          const LaneRow previous = row;
+          if (step < steps) gather_k(problem, id.g, row = lane_row(problem, key = key_of(step)));
+          if (step == 0 && schedules)
+            scheduler_.load_q(shared_.work[tile_.previous_stage()], wait_for);
+          if (step > 0) gather_v(problem, id.g, previous);
         }
       } else {
+        const KeySource source = key_source(problem, id.g);
         for (int32_t step = 0; step < steps; ++step) {
           key = key_of(step);
           if (warp_ == 0)
@@ -104,12 +106,8 @@ class Loader {
     const uint32_t s_tile = shared_address(shared_.k[k_.stage()]);
     Barrier& full = shared_.k_full[k_.stage()];
     Barrier& empty = shared_.k_empty[k_.stage()];
-    if constexpr (kGather)
-      gather<typename Shape::K>(source, problem.k_rows, key, s_tile, full, empty,
-                                k_.empty_parity());
-    else
-      copy<typename Shape::K>(source, problem.k_map, problem.k_page_groups, key, s_tile, full,
-                              empty, k_.empty_parity());
+    copy<typename Shape::K>(source, problem.k_map, problem.k_page_groups, key, s_tile, full, empty,
+                            k_.empty_parity());
     k_.advance();
   }
 
@@ -118,10 +116,7 @@ class Loader {
     const uint32_t s_tile = shared_address(shared_.v[v_.stage()]);
     Barrier& full = shared_.v_full[v_.stage()];
     Barrier& empty = shared_.v_empty[v_.stage()];
-    if constexpr (kGather) {
-      gather<typename Shape::V>(source, problem.v_rows, key, s_tile, full, empty,
-                                v_.empty_parity());
-    } else if (source.kv_len - key >= Shape::kKeys || !source.memory_goes_on) {
+    if (source.kv_len - key >= Shape::kKeys || !source.memory_goes_on) {
       copy<typename Shape::V>(source, problem.v_map, problem.v_page_groups, key, s_tile, full,
                               empty, v_.empty_parity());
     } else {
@@ -131,7 +126,7 @@ class Loader {
       wait(shared_.v_tail_landed, v_tail_parity_);
       v_tail_parity_ ^= 1;
       zero_rows(s_tile, max(source.kv_len - key, 0));
-      announce(full);
+      announce(shared_address(&full));
     }
     v_.advance();
   }
@@ -186,41 +181,100 @@ class Loader {
       store_shared(chunk_address<V>(s_tile, at / kChunks, at % kChunks), uint4{0, 0, 0, 0});
   }
 
+  // Which row a lane looks up for its warp, for K and for V; and how many keys there are from the
+  // warp's first row on. No KeySource beside it: a tile's constants would take registers.
+  struct LaneRow {
+    Place place;
+    int32_t keys_left;
+  };
+
+  static constexpr int kWarpRows = Shape::kKeys / 4;
+  static_assert(kWarpRows <= 32 && kWarpRows % 8 == 0);
+
+  // Long before the wait that hides the latency.
+  __device__ LaneRow lane_row(const AttendProblem& problem, int32_t key) const {
+    const int32_t first = key + static_cast<int32_t>(warp_) * kWarpRows;
+    const int32_t lane = static_cast<int32_t>(lane_) % kWarpRows;
+    const int32_t keys_left = static_cast<int32_t>(problem.lengths.kv_len) - first;
+    if (lane >= keys_left) return {{0, 0}, keys_left};  // the table may end before
+    const auto at = static_cast<uint32_t>(first + lane);
+    const auto page_size = static_cast<uint32_t>(problem.page_size);
+    return {{__ldg(problem.block_table + at / page_size), static_cast<int32_t>(at % page_size)},
+            keys_left};
+  }
+
+  __device__ void gather_k(const AttendProblem& problem, int32_t g, const LaneRow& row) {
+    share_addresses(problem.k_rows, g, row.place);
+    // V of the step before is needed sooner than this K, whose look-up has passed meanwhile.
+    finish_copies();
+    gather<typename Shape::K>(row.keys_left, shared_.k[k_.stage()], shared_.k_full[k_.stage()],
+                              shared_.k_empty[k_.stage()], k_.empty_parity());
+    k_.advance();
+  }
+
+  __device__ void gather_v(const AttendProblem& problem, int32_t g, const LaneRow& row) {
+    share_addresses(problem.v_rows, g, row.place);
+    gather<typename Shape::V>(row.keys_left, shared_.v[v_.stage()], shared_.v_full[v_.stage()],
+                              shared_.v_empty[v_.stage()], v_.empty_parity());
+    v_.advance();
+  }
+
+  // Every lane learns through shared memory where all rows are.
+  __device__ void share_addresses(const PagedRows& rows, int32_t g, Place place) {
+    const auto* mine = static_cast<const Element*>(rows.g_data) + place.page * rows.page_stride +
+                       place.token * rows.token_stride + g * rows.head_stride;
+    __syncwarp();  // those of the last gather have been read
+    if (lane_ < kWarpRows) shared_.row_addresses[warp_][lane_] = reinterpret_cast<uint64_t>(mine);
+    __syncwarp();
+  }
+
   // This warp's quarter of the rows from any pages; rows behind kv_len become zeros. Few
   // instructions per copy, as they compete with the computing warps.
   template <typename Layout>
-  __device__ void gather(const KeySource& source, const PagedRows& rows, int32_t key,
-                         uint32_t s_tile, Barrier& full, Barrier& empty, uint32_t parity) {
-    constexpr int kRows = Shape::kKeys / 4;
+  __device__ void gather(int32_t keys_left, const std::byte* tile, Barrier& full, Barrier& empty,
+                         uint32_t parity) {
     constexpr int kChunks = Layout::kPanels * Layout::kPanel / 8;  // of 16 bytes, in a row
     constexpr int kAtOnce = 32 / kChunks;                          // rows
-    static_assert(kRows <= 32 && kRows % 8 == 0 && 8 % kAtOnce == 0);
-    const int first_row = static_cast<int>(warp_) * kRows, lane = static_cast<int>(lane_);
-    // Each lane looks one row up, before the wait, which hides the latency.
-    const int32_t my_key = key + first_row + lane % kRows;
-    const Place place = place_of(source, my_key);
-    const auto* mine = static_cast<const Element*>(rows.g_data) + place.page * rows.page_stride +
-                       place.token * rows.token_stride + source.g * rows.head_stride;
-    const auto address = reinterpret_cast<uint64_t>(mine);
-    // And copies always the same chunk, of the rows lane_row + n * kAtOnce.
-    const int lane_row = lane / kChunks, chunk = lane % kChunks;
-    const int32_t rows_left = source.kv_len - key - first_row - lane_row;
-    const uint32_t s_first = chunk_address<Layout>(s_tile, first_row + lane_row, chunk);
-    wait_empty(empty, parity);
-#pragma unroll 4
-    for (int row = 0; row < kRows; row += kAtOnce) {
-      const uint64_t from = __shfl_sync(kAllLanes, address, row + lane_row) + chunk * 16;
+    constexpr int kCopies = kWarpRows / kAtOnce;                   // of a lane
+    constexpr int kBatch = 4;  // addresses in registers; 8 spill
+    static_assert(8 % (2 * kAtOnce) == 0 && kCopies % kBatch == 0);
+    const int lane = static_cast<int>(lane_);
+    const uint64_t* const s_from = shared_.row_addresses[warp_];
+    // A lane copies always the same chunk, of pairs of rows: one load brings two addresses.
+    const bool copies = kAtOnce * kChunks == 32 || lane < kAtOnce * kChunks;
+    const int lane_row = copies ? lane / kChunks * 2 : 0, chunk = lane % kChunks;
+    const uint32_t s_first = chunk_address<Layout>(
+        shared_address(tile), static_cast<int>(warp_) * kWarpRows + lane_row, chunk);
+    const auto row_of = [](int n) { return n / 2 * (2 * kAtOnce) + n % 2; };  // from lane_row
+    const auto copy_row = [&](int n, uint64_t from, bool exists) {
       // The rows of a lane differ in the bits of the swizzle that their distance has.
-      const uint32_t s_to = (s_first ^ (swizzle<Layout>(row) << 4)) + row * Layout::kRowBytes;
-      if (kAtOnce * kChunks == 32 || lane_row < kAtOnce)
-        copy_chunk(s_to, reinterpret_cast<const void*>(from), row < rows_left);
+      const uint32_t s_to =
+          (s_first ^ (swizzle<Layout>(row_of(n)) << 4)) + row_of(n) * Layout::kRowBytes;
+      if (copies) copy_chunk(s_to, reinterpret_cast<const void*>(from + chunk * 16), exists);
+    };
+    wait_empty(empty, parity);
+    if (keys_left >= kWarpRows) {
+#pragma unroll
+      for (int first = 0; first < kCopies; first += kBatch) {
+        ulonglong2 from[kBatch / 2];
+#pragma unroll
+        for (int n = 0; n < kBatch; n += 2)
+          from[n / 2] = *reinterpret_cast<const ulonglong2*>(s_from + lane_row + row_of(first + n));
+#pragma unroll
+        for (int n = 0; n < kBatch; ++n)
+          copy_row(first + n, n % 2 == 0 ? from[n / 2].x : from[n / 2].y, /*exists=*/true);
+      }
+    } else {
+#pragma unroll 1
+      for (int n = 0; n < kCopies; ++n)
+        copy_row(n, s_from[lane_row + row_of(n)], lane_row + row_of(n) < keys_left);
     }
     commit_copies();
-    if (unfinished_ != nullptr) {
+    if (s_unfinished_ != 0) {
       wait_for_copies<1>();
-      announce(*unfinished_);
+      announce(s_unfinished_);
     }
-    unfinished_ = &full;
+    s_unfinished_ = shared_address(&full);
   }
 
   __device__ void wait_empty(Barrier& empty, uint32_t parity) {
@@ -229,19 +283,19 @@ class Loader {
     wait(empty, parity);
   }
 
-  __device__ void announce(Barrier& full) {
+  __device__ void announce(uint32_t s_full) {
     fence_async_shared();
     __syncwarp();
-    if (lane_ == 0) arrive(full);
+    if (lane_ == 0) arrive(s_full);
   }
 
   // Waits for this warp's copies, the last of which nobody knows of yet.
   __device__ void finish_copies() {
     if constexpr (kGather) {
-      if (unfinished_ == nullptr) return;
+      if (s_unfinished_ == 0) return;
       wait_for_copies<0>();
-      announce(*unfinished_);
-      unfinished_ = nullptr;
+      announce(s_unfinished_);
+      s_unfinished_ = 0;
     }
   }
 
@@ -252,7 +306,7 @@ class Loader {
   Ring<Shape::kKStages> k_;
   Ring<Shape::kVStages> v_;
   uint32_t v_tail_parity_ = 0;
-  Barrier* unfinished_ = nullptr;  // of the copies that nobody knows of yet
+  uint32_t s_unfinished_ = 0;  // "full" of the copies that nobody knows of yet
 };
 
 }  // namespace flexprefill::internal::cuda

@@ -35,39 +35,43 @@ class Scheduler {
 
   __device__ void run() {
     const auto wait_for = [](Barrier& barrier, uint32_t parity) { wait(barrier, parity); };
+    Ring<Shape::kTileStages> tile;
     start();
-    while (announce(wait_for)) load_q(wait_for);
+    while (announce(tile, wait_for)) {
+      load_q(shared_.work[tile.stage()], wait_for);
+      tile.advance();
+    }
   }
 
-  // Announces the next tile, or that there is none: then returns false. `wait_for` waits for a
-  // barrier's phase; a warp that loads as well has something to do before.
+  // Announces the next tile at `at`, or that there is none: then returns false. `wait_for` waits
+  // for a barrier's phase; a warp that loads as well has something to do before.
   template <typename WaitFor>
-  __device__ bool announce(const WaitFor& wait_for) {
+  __device__ bool announce(const Ring<Shape::kTileStages>& at, const WaitFor& wait_for) {
     while (true) {
       const int32_t tile = __shfl_sync(kAllLanes, taken_, 0);
       if (tile >= call_.num_tiles) {
-        post(wait_for, {.steps = -1});
+        post(at, wait_for, {.steps = -1});
         return false;
       }
       taken_ = take();  // its latency passes while this tile is found
       const AttendProblem& problem = problem_of(tile);
       const TileId id = tile_in_problem(problem, tile - problem.first_tile);
       if (id.i >= problem.lengths.q_blocks) continue;  // the true q_len is shorter than its bound
-      post(wait_for, describe(problem, id));
+      post(at, wait_for, describe(problem, id));
       return true;
     }
   }
 
-  // Q of the tile that was announced last.
+  // Q of the tile that was announced last, `work`: which lane 0 wrote, and reads here.
   template <typename WaitFor>
-  __device__ void load_q(const WaitFor& wait_for) {
+  __device__ void load_q(const TileWork& work, const WaitFor& wait_for) {
     wait_for(shared_.q_empty[q_.stage()], q_.empty_parity());
     if (lane_ == 0) {
       Barrier& full = shared_.q_full[q_.stage()];
-      if (work_.steps > 0) {
+      if (work.steps > 0) {
         arrive_expecting(full, Shape::Q::kBytes);
-        load_box(shared_address(shared_.q[q_.stage()]), &work_.problem->q_map, full,
-                 {{0, work_.first_row, /*panel=*/0, work_.id.h, /*page=*/0}}, kEvictFirst);
+        load_box(shared_address(shared_.q[q_.stage()]), &work.problem->q_map, full,
+                 {{0, work.first_row, /*panel=*/0, work.id.h, /*page=*/0}}, kEvictFirst);
       } else {
         arrive(full);
       }
@@ -119,15 +123,14 @@ class Scheduler {
   }
 
   template <typename WaitFor>
-  __device__ void post(const WaitFor& wait_for, const TileWork& work) {
-    work_ = work;
-    wait_for(shared_.tile_empty[tile_.stage()], tile_.empty_parity());
+  __device__ void post(const Ring<Shape::kTileStages>& at, const WaitFor& wait_for,
+                       const TileWork& work) {
+    wait_for(shared_.tile_empty[at.stage()], at.empty_parity());
     if (lane_ == 0) {
-      shared_.work[tile_.stage()] = work;
-      arrive(shared_.tile_full[tile_.stage()]);
+      shared_.work[at.stage()] = work;
+      arrive(shared_.tile_full[at.stage()]);
     }
     __syncwarp();
-    tile_.advance();
   }
 
   const AttendCall& call_;
@@ -135,8 +138,6 @@ class Scheduler {
   uint32_t lane_;
   int32_t taken_ = 0;  // the tile after the one announced last, in lane 0
   int32_t problem_ = -1;
-  TileWork work_;
-  Ring<Shape::kTileStages> tile_;
   Ring<Shape::kQStages> q_;
 };
 

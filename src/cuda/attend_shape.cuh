@@ -72,7 +72,7 @@ struct AttendShape {
   static constexpr int kStepsPerBlock = 128 / kKeys;
   // Where registers are left for S beside two sets of P, most steps do without the maximum of S
   // (softmax.cuh).
-  static constexpr bool kReusesMax = kVHeadDim < 128 || (kHeadDim == 128 && !kGather);
+  static constexpr bool kReusesMax = kVHeadDim < 128 || kHeadDim == 128;
   // Whether a step asks for the next K and V while it waits for its scores: the answer of a barrier
   // takes some 50 cycles, which show where products are short. Wide heads lose by the registers.
   static constexpr bool kAsksEarly = kHeadDim <= 64;
@@ -115,6 +115,8 @@ struct AttendShape {
     alignas(1024) std::byte q[kQStages][Q::kBytes];  // O leaves through it as well
     alignas(1024) std::byte k[kKStages][K::kBytes];
     alignas(1024) std::byte v[kVStages][V::kBytes];
+    // Of the rows that a loading warp gathers.
+    alignas(16) uint64_t row_addresses[kLoadWarps][kGather ? kKeys / kLoadWarps : 1];
     TileWork work[kTileStages];
     Barrier tile_full[kTileStages], tile_empty[kTileStages];
     Barrier q_full[kQStages], q_empty[kQStages];

@@ -31,10 +31,10 @@ __device__ inline void init(Barrier& barrier, uint32_t arrivals) {
 __device__ inline void fence_barrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
-__device__ inline void arrive(Barrier& barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier))
-               : "memory");
+__device__ inline void arrive(uint32_t s_barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(s_barrier) : "memory");
 }
+__device__ inline void arrive(Barrier& barrier) { arrive(shared_address(&barrier)); }
 __device__ inline void arrive_expecting(Barrier& barrier, uint32_t bytes) {
   asm volatile(
       "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)),
@@ -99,6 +99,7 @@ template <int kStages>
 requires(std::has_single_bit(unsigned{kStages})) class Ring<kStages> {
  public:
   __device__ uint32_t stage() const { return count_ % kStages; }
+  __device__ uint32_t previous_stage() const { return (count_ - 1) % kStages; }
   __device__ uint32_t full_parity() const { return count_ / kStages % 2; }
   __device__ uint32_t empty_parity() const { return full_parity() ^ 1; }
   __device__ void advance() { ++count_; }

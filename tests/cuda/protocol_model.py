@@ -2,7 +2,8 @@
 """A model of the barriers of src/cuda/attend_{schedule,load,compute}.cuh: a scheduling warp, two loading warps, eight
 computing warps, copies that land at any time, in random schedules. Fails on a deadlock, on a stage that is overwritten
 while a warp may still read it, and on a warp that reads another tile than it expects; and if seeded faults are not
-found. With `alone` one loading warp does all, schedules as well, as the kernels that gather rows do."""
+found. With `alone` one loading warp does all, schedules as well, as the kernels that gather rows do: it waits for its
+copies of K and V itself, and announces them afterwards."""
 
 import random
 import sys
@@ -72,12 +73,13 @@ class Model:
     def rings(self, parity):
         return {name: Ring(n, parity) for name, n in self.stages.items()}
 
-    def copy(self, name, ring, value):
+    def copy(self, name, ring, value, announced=True):
         slot = (name, ring.stage)
         assert not self.readers.get(slot), f"{slot} is overwritten while it is read"
         self.memory[slot] = "in flight"
-        self.copies.append((slot, value, self.full[name][ring.stage]))
-        self.full[name][ring.stage].arrive(copies=1)
+        self.copies.append((slot, value, self.full[name][ring.stage] if announced else None))
+        if announced:
+            self.full[name][ring.stage].arrive(copies=1)
 
     def wait_empty(self, name, ring):
         while not (self.fault == "no wait" and name == "v") and not self.empty[name][ring.stage].passed(ring.parity):
@@ -117,12 +119,31 @@ class Model:
         me = f"load {names}"
         left, expected = list(enumerate(self.tiles)) + [(-1, 0)], 0
 
+        unfinished = []  # alone: slots that are filled, which nobody knows of yet
+
+        def finish(left=0):
+            while len(unfinished) > left:
+                while self.memory[unfinished[0]] == "in flight":
+                    yield
+                name, stage = unfinished.pop(0)
+                self.full[name][stage].arrive()
+
         def fill(name, value):
-            yield from self.wait_empty(name, rings[name])
-            self.copy(name, rings[name], value)
-            rings[name].advance()
+            ring = rings[name]
+            if self.alone and name == "k":
+                yield from finish()
+            if self.fault != "unannounced" and not self.empty[name][ring.stage].passed(ring.parity):
+                yield from finish()
+            yield from self.wait_empty(name, ring)
+            self.copy(name, ring, value, announced=not self.alone)
+            if self.alone:
+                unfinished.append((name, ring.stage))
+                yield from finish(left=1)
+            ring.advance()
 
         while True:
+            if self.fault != "unannounced":
+                yield from finish()
             if self.alone:
                 yield from self.announce(announced, *left[0])
                 left.pop(0)
@@ -144,6 +165,8 @@ class Model:
                 if step < steps and "k" in names:
                     yield from fill("k", (tile, step))
                 if step == 0 and self.alone:
+                    if not self.empty["q"][announced["q"].stage].passed(announced["q"].parity):
+                        yield from finish()
                     yield from self.load_q(announced, tile, steps)
                 if step > 0 and "v" in names:
                     yield from fill("v", (tile, step - 1))
@@ -228,7 +251,8 @@ class Model:
             if self.copies and self.random.random() < 0.5:
                 slot, value, full = self.copies.pop(self.random.randrange(len(self.copies)))
                 self.memory[slot] = value
-                full.land()
+                if full:
+                    full.land()
                 idle = 0
             before = self.state()
             warp = self.random.choice(warps)
@@ -256,11 +280,11 @@ def main():
             for turns in (False, True):
                 for alone in (False, True):
                     Model(seed, tiles, *stages, turns, alone, fault=None).run()
-    for fault in ("early empty", "no wait", "lost turn", "unread tile"):
+    for fault in ("early empty", "no wait", "lost turn", "unread tile", "unannounced"):
         found = 0
         for seed in range(10):
             try:
-                Model(seed, [3, 7, 1, 4, 0, 0, 0, 2], 2, 2, 2, True, False, fault).run()
+                Model(seed, [3, 7, 1, 4, 0, 0, 0, 2], 2, 2, 2, True, fault == "unannounced", fault).run()
             except AssertionError:
                 found += 1
         if found == 0:
