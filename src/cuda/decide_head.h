@@ -111,10 +111,13 @@ FLEXPREFILL_DEVICE_FN HeadState decide_coverage(const Team& team, const PlanProb
   }
   state.pattern = Pattern::kVerticalSlash;
   team.for_each(s.buckets, [&](int32_t b) { x.slash[b] = slash_of(s, x, b); });
-  const auto columns = [&](int32_t j) { return score_key(x.vertical[j]); };
-  const auto buckets = [&](int32_t b) { return score_key(x.slash[b]); };
-  const Cut cuts[2] = {cover_cut(team, s.visible_blocks, columns, policy),
-                       cover_cut(team, s.buckets, buckets, policy)};
+  Cut cuts[2];  // of columns, of buckets
+  team.two(static_cast<int32_t>(plan_max(s.visible_blocks, s.buckets)), cuts,
+           [&](const auto& part, int32_t n) {
+             const float* const scores = n == 0 ? x.vertical : x.slash;
+             const auto keys = [scores](int32_t j) { return score_key(scores[j]); };
+             return cover_cut(part, n == 0 ? s.visible_blocks : s.buckets, keys, policy);
+           });
   store_lines(team, s, x, p.row_words, cuts[0], cuts[1], /*both_offsets=*/true);
   return state;
 }

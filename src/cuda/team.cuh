@@ -147,6 +147,34 @@ struct CtaTeam {
     return warp_sum(lane < static_cast<int>(blockDim.x / 32) ? sums[lane] : T{});
   }
 
+  // A warp each, at the same time, where that beats the barriers of all.
+  template <typename Result, typename Work>
+  __device__ __forceinline__ void two(int32_t size, Result (&results)[2], const Work& work) const {
+    constexpr int32_t kWarpSize = 640;
+    if (size > kWarpSize) {
+#pragma unroll 1
+      for (int32_t n = 0; n < 2; ++n) {
+        const Result result = work(*this, n);
+        (n == 0 ? results[0] : results[1]) = result;
+      }
+      return;
+    }
+    constexpr int kSlotBytes = 32 * sizeof(int32_t);
+    static_assert(2 * (kSlotBytes + sizeof(Result)) <= kBytes);
+    Result* const shared = reinterpret_cast<Result*>(partial + 2 * kSlotBytes);
+    __syncthreads();  // the last sums are read
+    const auto n = static_cast<int32_t>(threadIdx.x / 32);
+    if (n < 2) {
+      const WarpTeam warp{reinterpret_cast<int32_t*>(partial + n * kSlotBytes)};
+      const Result result = work(warp, n);
+      if (threadIdx.x % 32 == 0) shared[n] = result;
+    }
+    __syncthreads();
+    results[0] = shared[0];
+    results[1] = shared[1];
+    __syncthreads();  // before sums overwrite them
+  }
+
   template <typename Keeps, typename Store>
   __device__ __forceinline__ void store_bits(int32_t words, const Keeps& keeps,
                                              const Store& store) const {
