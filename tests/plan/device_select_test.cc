@@ -90,19 +90,31 @@ TEST(DeviceCut, KeepsWhatSortingKeeps) {
   }
 }
 
-// What a warp gathers of a list, by one host thread.
+// What a warp or a block gathers of a list, by one host thread.
 template <typename Scores>
 struct FewScores {
   const Scores& scores;
   std::vector<int32_t> indices;
 
-  bool holds(int32_t lane) const { return lane < static_cast<int32_t>(indices.size()); }
-  int32_t index_of(int32_t lane) const { return indices.at(static_cast<size_t>(lane)); }
-  uint32_t key(int32_t lane) const { return holds(lane) ? scores.key(index_of(lane)) : 0; }
-  auto tally(int32_t lane) const {
-    return holds(lane) ? scores.tally(index_of(lane)) : decltype(scores.tally(0)){};
+  // As every lane does at the same time.
+  template <typename AnyTally>
+  Cut last_kept(const AnyTally& above, const device::CutRule& rule) const {
+    Cut last;
+    uint32_t fewest = ~0u;
+    for (const int32_t x : indices) {
+      const uint32_t key = scores.key(x);
+      AnyTally set = above;
+      for (const int32_t other : indices) {
+        if (scores.key(other) >= key + (other <= x ? 0 : 1)) set += scores.tally(other);
+      }
+      EXPECT_NE(set.count, fewest);
+      if (!rule.suffices(set) || set.count > fewest) continue;
+      fewest = set.count;
+      last = {key, x + 1};
+    }
+    EXPECT_NE(fewest, ~0u);
+    return last;
   }
-  static uint32_t key_of_mass(float mass) { return Scores::key_of_mass(mass); }
 };
 
 struct GatheringTeam : HostTeam {
