@@ -91,14 +91,15 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* tab
   state.pattern = policy.kind == PlanPolicy::kAShape ? Pattern::kAShape : Pattern::kDense;
   if (p.stats != nullptr && needs_scores(s, policy)) {
     if (policy.kind == PlanPolicy::kOfficial) return;  // decide_official()
-    __shared__ float parts[8 * kDecideThreads];
+    __shared__ float parts[8 * kDecideThreads];        // of the mean, then of products
+    static_assert(8 * kDecideThreads >= kPartialDots);
     __shared__ float probe_mean[256];
     __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
     const int64_t begin = s.q_len - s.seeing_rows();
     mean_rows<kDecideThreads>(
         s.seeing_rows(), p.head_dim, p.q_aligned, p.is_f16,
         [&](int32_t r) { return query_row(p, begin + r, h); }, AsIs{}, parts, probe_mean);
-    state = decide_coverage(CtaTeam{partial}, p, s, policy, scores_of(p, h), probe_mean);
+    state = decide_coverage(CtaTeam{partial}, p, s, policy, scores_of(p, h), probe_mean, parts);
   }
   if (threadIdx.x == 0) table->states[n] = state;
 }

@@ -384,8 +384,9 @@ TEST(DeviceSelect, GivesTheMasksAndReportsOfTheHostSelector) {
         const HeadReport expected = internal::select_coverage(problem, policy, reference, mask, h);
 
         const device::PlanPolicy plan = plan_policy(policy);
-        device::HeadState state = device::decide_coverage(HostTeam{}, x.p, x.s, plan, scores,
-                                                          reference.probe_mean.data());
+        std::vector<float> parts(device::kPartialDots);
+        device::HeadState state = device::decide_coverage(
+            HostTeam{}, x.p, x.s, plan, scores, reference.probe_mean.data(), parts.data());
         write_rows(x, h, plan, state, reference);
         double share[128];
         const device::FinishHead head{x.p, x.s, scores, h, share};
