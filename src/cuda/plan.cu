@@ -287,17 +287,18 @@ void plan_problems(std::span<const AttentionProblem> problems, std::span<const P
   if (call.sizes.heads == 0) return;
   const auto stream = static_cast<cudaStream_t>(context.stream);
   const PlanTable* const table = store_table(call, stream);
-  if (call.scores(PlanPolicy::kCoverage)) {
+  const bool coverage = call.scores(PlanPolicy::kCoverage);
+  if (coverage) {
     launch_score_coverage(table, call.sizes, stream);
     launch_combine(table, call.sizes, stream);
   }
-  launch_decide(table, call.sizes, stream);
+  launch_decide(table, call.sizes, coverage, stream);
   const bool official = call.scores(PlanPolicy::kOfficial);
   if (official) {
     launch_score_official(table, call.sizes, stream);
     launch_decide_official(table, call.sizes, stream);
   }
-  if (call.scores(PlanPolicy::kCoverage)) launch_mean_queries(table, call.sizes, stream);
+  if (coverage) launch_mean_queries(table, call.sizes, stream);
   if (call.sizes.row_items > 0) launch_rows(table, call.sizes, stream);
   if (official) launch_entries_official(table, call.sizes, stream);
   launch_finish(table, call.sizes, stream);

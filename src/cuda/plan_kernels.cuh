@@ -24,7 +24,8 @@ struct PlanSizes {
 void launch_score_coverage(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_score_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
-void launch_decide(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
+void launch_decide(const PlanTable* table, const PlanSizes& sizes, bool scored,
+                   cudaStream_t stream);
 void launch_decide_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_mean_queries(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_rows(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);

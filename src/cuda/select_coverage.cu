@@ -79,26 +79,32 @@ __global__ void __launch_bounds__(kCombineThreads) combine_blocks(const PlanTabl
   }
 }
 
-// Grid (heads).
-__global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* table) {
-  join_stream_and_release();
+// Grid (heads). `scored`: score_coverage ran, so copy_table ended long ago, and the table can be
+// read, and the mean probe row be taken, while the kernel before still runs.
+__global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* table, bool scored) {
+  __shared__ float parts[8 * kDecideThreads];  // of the mean, then of products
+  static_assert(8 * kDecideThreads >= kPartialDots);
+  __shared__ float probe_mean[256];
+  __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
+  if (!scored) join_stream_and_release();
   const auto n = static_cast<int32_t>(blockIdx.x);
   const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;
   const PlanShape s = shape_of(p);
   const PlanPolicy& policy = policy_of(*table, h);
-  HeadState state = {};
-  state.pattern = policy.kind == PlanPolicy::kAShape ? Pattern::kAShape : Pattern::kDense;
-  if (p.stats != nullptr && needs_scores(s, policy)) {
-    if (policy.kind == PlanPolicy::kOfficial) return;  // decide_official()
-    __shared__ float parts[8 * kDecideThreads];        // of the mean, then of products
-    static_assert(8 * kDecideThreads >= kPartialDots);
-    __shared__ float probe_mean[256];
-    __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
+  const bool by_scores = p.stats != nullptr && needs_scores(s, policy);
+  const bool covers = by_scores && policy.kind == PlanPolicy::kCoverage;
+  if (covers) {
     const int64_t begin = s.q_len - s.seeing_rows();
     mean_rows<kDecideThreads>(
         s.seeing_rows(), p.head_dim, p.q_aligned, p.is_f16,
         [&](int32_t r) { return query_row(p, begin + r, h); }, AsIs{}, parts, probe_mean);
+  }
+  if (scored) join_stream_and_release();
+  if (by_scores && !covers) return;  // decide_official()
+  HeadState state = {};
+  state.pattern = policy.kind == PlanPolicy::kAShape ? Pattern::kAShape : Pattern::kDense;
+  if (covers) {
     state = decide_coverage(CtaTeam{partial}, p, s, policy, scores_of(p, h), probe_mean, parts);
   }
   if (threadIdx.x == 0) table->states[n] = state;
@@ -121,13 +127,14 @@ void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t
          table);
 }
 
-void launch_decide(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
+void launch_decide(const PlanTable* table, const PlanSizes& sizes, bool scored,
+                   cudaStream_t stream) {
   launch("decide", decide,
          {.grid = static_cast<unsigned>(sizes.heads),
           .block = kDecideThreads,
           .stream = stream,
           .joins = true},
-         table);
+         table, scored);
 }
 
 }  // namespace flexprefill::internal::cuda
