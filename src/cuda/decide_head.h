@@ -31,6 +31,37 @@ FLEXPREFILL_DEVICE_FN double row_sum_part(const PlanShape& s, const HeadScores& 
   return sum;
 }
 
+// The same for four groups at a time, for few blocks: groups first, first + 4, first + 8 and first
+// + 12 of row r, their loads side by side.
+inline constexpr int32_t kTotalParts = 4;
+
+FLEXPREFILL_DEVICE_FN float row_max_groups(const PlanShape& s, const HeadScores& x, int32_t r,
+                                           int32_t first) {
+  float top = -INFINITY;
+  const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
+  FLEXPREFILL_UNROLL_16
+  for (int32_t j = first; j < end; j += kTotalParts) top = fmaxf(top, x.stat(j, 0)[r]);
+  return top;
+}
+
+FLEXPREFILL_DEVICE_FN void row_sum_groups(const PlanShape& s, const HeadScores& x, int32_t r,
+                                          int32_t first, float top,
+                                          double (&sums)[kTotalGroups / kTotalParts]) {
+  for (double& sum : sums) sum = 0.0;
+  const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
+  FLEXPREFILL_UNROLL_2
+  for (int32_t begin = first; begin < end; begin += kTotalGroups) {
+    FLEXPREFILL_UNROLL_16
+    for (int32_t n = 0; n < kTotalGroups / kTotalParts; ++n) {
+      const int32_t j = begin + n * kTotalParts;
+      const bool there = j < end;  // what is not adds 0 to a sum that is not negative
+      const float max = there ? x.stat(j, 0)[r] : -INFINITY;
+      const float sum = there ? x.stat(j, 1)[r] + x.stat(j, 2)[r] : 0.0f;
+      sums[n] += there ? static_cast<double>(sum * block_factor(max, top)) : 0.0;
+    }
+  }
+}
+
 // `units` times the softmax, in place; the scores' maximum is `top`. Whether the weights are
 // finite.
 template <typename Team>

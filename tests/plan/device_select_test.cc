@@ -273,9 +273,17 @@ void combine(HostProblem& x, int32_t h) {
     for (int32_t n = 0; n < device::kTotalGroups; ++n) {
       top = std::max(top, device::row_max_part(x.s, scores, r, n));
     }
-    double sum = 0.0;
+    float same_top = -INFINITY;
+    double sum = 0.0, groups[device::kTotalParts][device::kTotalGroups / device::kTotalParts];
+    for (int32_t n = 0; n < device::kTotalParts; ++n) {
+      same_top = std::max(same_top, device::row_max_groups(x.s, scores, r, n));
+      device::row_sum_groups(x.s, scores, r, n, top, groups[n]);
+    }
+    EXPECT_EQ(same_top, top);
     for (int32_t n = 0; n < device::kTotalGroups; ++n) {
-      sum += device::row_sum_part(x.s, scores, r, n, top);
+      const double part = device::row_sum_part(x.s, scores, r, n, top);
+      sum += part;
+      EXPECT_EQ(groups[n % device::kTotalParts][n / device::kTotalParts], part);
     }
     scores.row_stats[r] = top;
     scores.row_stats[128 + r] = static_cast<float>(1 / sum);
