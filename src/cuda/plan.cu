@@ -30,6 +30,7 @@ struct TablePart {
 };
 
 __global__ void copy_table(const __grid_constant__ TablePart part, uint32_t* to, int32_t words) {
+  release_stream();  // whoever comes next reads nothing before it joins
   for (int32_t n = static_cast<int32_t>(threadIdx.x); n < words; n += blockDim.x) {
     to[n] = part.words[n];
   }
