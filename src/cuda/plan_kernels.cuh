@@ -20,6 +20,10 @@ struct PlanSizes {
   uint32_t tiles = 0;  // bit tile_class() of every problem that may be scored
 };
 
+// Whether the block sums are few enough for one block of threads per head: then decide takes them,
+// two launches less.
+inline bool decide_combines(const PlanSizes& sizes) { return sizes.max_k_blocks <= 64; }
+
 // What each step takes from sizes. `table` lies on the device.
 void launch_score_coverage(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_score_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);

@@ -135,7 +135,7 @@ __device__ __forceinline__ void store_means(const float2* parts, const PlanProbl
 
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
-    score_coverage(const PlanTable* table) {
+    score_coverage(const PlanTable* table, bool releases) {
   using L = Layout<kHeadDim>;
   extern __shared__ unsigned char raw[];
   join_stream();
@@ -155,16 +155,27 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
   __syncthreads();
   if (item.first_block >= item.end_block) return;
 
-  // The means are the business of the kv head's first part.
-  uint32_t scored = 0;
-  for (int32_t m = 0; m < item.members; ++m) {
-    const int32_t h = member_head(p, item.g, item.first_member + m);
-    if (is_scored(*table, s, h, PlanPolicy::kCoverage)) scored |= 1u << m;
+  // A head per lane. The means are the business of the kv head's first part.
+  __shared__ uint32_t scored;
+  __shared__ bool means;
+  if (threadIdx.x < 32) {
+    const auto lane = static_cast<int32_t>(threadIdx.x);
+    const auto is_scored_member = [&](int32_t member) {
+      return is_scored(*table, s, member_head(p, item.g, member), PlanPolicy::kCoverage);
+    };
+    const bool needed = lane < item.members && is_scored_member(item.first_member + lane);
+    bool any = false;
+    for (int32_t m = lane; item.first_member == 0 && m < p.heads / p.kv_heads; m += 32) {
+      any |= is_scored_member(m);
+    }
+    const uint32_t all_needed = __ballot_sync(~0u, needed);
+    any = __any_sync(~0u, any) != 0;
+    if (lane == 0) {
+      scored = all_needed;
+      means = any;
+    }
   }
-  bool means = false;
-  for (int32_t m = 0; item.first_member == 0 && m < p.heads / p.kv_heads; ++m) {
-    means |= is_scored(*table, s, member_head(p, item.g, m), PlanPolicy::kCoverage);
-  }
+  __syncthreads();
   if (scored == 0 && !means) return;
   __shared__ float* s_stats[L::kHeads];
   if (threadIdx.x < static_cast<unsigned>(item.members)) {
@@ -218,6 +229,7 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
     }
     fence_async_shared();
     __syncthreads();
+    if (releases && j + 1 == item.end_block) release_stream();
     const uint32_t keys = base + L::kKeys + (j & 1) * L::kTile;
     const uint32_t queries = base + group * 64 * 128;
     const int64_t first = int64_t{j} * kBlock;
@@ -262,13 +274,15 @@ void launch_if_needed(const PlanTable* table, const PlanSizes& sizes, cudaStream
   check(cudaFuncSetAttribute(score_coverage<T, kHeadDim>,
                              cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
+  // Then decide() follows, whose few blocks need an SM each and cannot crowd.
+  const bool releases = decide_combines(sizes);
   launch("score_coverage", score_coverage<T, kHeadDim>,
          {.grid = static_cast<unsigned>(sizes.score_items),
           .block = Layout<kHeadDim>::kThreads,
           .shared_bytes = kBytes,
           .stream = stream,
           .joins = true},
-         table);
+         table, releases);
 }
 
 template <typename T>

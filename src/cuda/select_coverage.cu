@@ -160,9 +160,6 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* tab
   if (threadIdx.x == 0) table->states[n] = state;
 }
 
-// Whether the block sums are few enough for one block of threads per head: two launches less.
-bool decide_combines(const PlanSizes& sizes) { return sizes.max_k_blocks <= 64; }
-
 }  // namespace
 
 void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
