@@ -94,25 +94,31 @@ __device__ __forceinline__ void store_sums(const float (&s)[64], float scale_log
   }
 }
 
-// Sums of a thread's channel pair over its part of the tile's rows; missing rows are zeros.
+// Sums of a thread's channel pair over its parts of the tile's rows; missing rows are zeros. By
+// the last pair, as the first has the first turn at the tensor cores.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void add_up_columns(const unsigned char* tile, float2* parts) {
   using L = Layout<kHeadDim>;
-  const int column = static_cast<int>(threadIdx.x) % L::kColumns;
-  const int part = static_cast<int>(threadIdx.x) / L::kColumns;
-  if (part >= L::kParts) return;
-  float2 sum = {0.0f, 0.0f};
-  for (int r = part; r < 8; r += L::kParts) {  // rows 8 apart lie alike in the swizzle
-    const unsigned char* const rows =
-        tile + chunk_offset(r, column / 4) + static_cast<uint32_t>(column % 4) * 4;
+  constexpr int kStep = kPairThreads / L::kColumns;  // parts that the pair takes at a time
+  static_assert(kStep > 0);
+  const int thread = static_cast<int>(threadIdx.x) % kPairThreads;
+  const int column = thread % L::kColumns;
+  if (thread >= kStep * L::kColumns) return;
+#pragma unroll 1
+  for (int part = thread / L::kColumns; part < L::kParts; part += kStep) {
+    float2 sum = {0.0f, 0.0f};
+    for (int r = part; r < 8; r += L::kParts) {  // rows 8 apart lie alike in the swizzle
+      const unsigned char* const rows =
+          tile + chunk_offset(r, column / 4) + static_cast<uint32_t>(column % 4) * 4;
 #pragma unroll
-    for (int n = 0; n < 16; ++n) {
-      const float2 value = to_float2<T>(*reinterpret_cast<const uint32_t*>(rows + n * 8 * 128));
-      sum.x += value.x;
-      sum.y += value.y;
+      for (int n = 0; n < 16; ++n) {
+        const float2 value = to_float2<T>(*reinterpret_cast<const uint32_t*>(rows + n * 8 * 128));
+        sum.x += value.x;
+        sum.y += value.y;
+      }
     }
+    parts[part * L::kColumns + column] = sum;
   }
-  parts[part * L::kColumns + column] = sum;
 }
 
 template <int kHeadDim>
@@ -235,7 +241,7 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
     const int64_t first = int64_t{j} * kBlock;
     const int64_t there = s.visible_keys - first;
     const bool edge = there < kBlock || s.first_position + 1 - first < kBlock;
-    if (means) {
+    if (means && pair == L::kPairs - 1) {
       add_up_columns<T, kHeadDim>(memory + L::kKeys + (j & 1) * L::kTile, parts);
     }
 #pragma unroll 1
