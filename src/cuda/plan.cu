@@ -21,8 +21,7 @@
 namespace flexprefill::internal::cuda {
 namespace {
 
-constexpr int32_t kScoreSlots =
-    132;  // blocks of the probe kernels that an H100 or H200 runs at once
+constexpr int32_t kSms = 132;  // of an H100 or H200
 constexpr size_t kScratchAlign = 256;
 
 struct TablePart {
@@ -178,8 +177,9 @@ struct Call {
   void number_work() {
     int64_t blocks = 0;
     for (const PlanProblem& p : problems) blocks += int64_t{parts(p)} * p.k_blocks;
-    int64_t chunk = std::max<int64_t>(1, (blocks + kScoreSlots - 1) / kScoreSlots);
-    while (chunk < sizes.max_k_blocks && score_items(chunk) > kScoreSlots) ++chunk;
+    const int32_t slots = score_slots();
+    int64_t chunk = std::max<int64_t>(1, (blocks + slots - 1) / slots);
+    while (chunk < sizes.max_k_blocks && score_items(chunk) > slots) ++chunk;
     table.blocks_per_chunk = static_cast<int32_t>(std::min<int64_t>(chunk, 1 << 20));
     // Rows that share a pass over the mean keys; as many as fit beside each other.
     sizes.rows_per_item = 16;
@@ -202,6 +202,13 @@ struct Call {
       sizes.score_items += parts(p) * p.score_chunks;
       sizes.row_items += p.heads * ((p.q_blocks + sizes.rows_per_item - 1) / sizes.rows_per_item);
     }
+  }
+
+  // Blocks of the probe kernels that run at once: of score_coverage with 64 channels two per SM.
+  int32_t score_slots() const {
+    const uint32_t small = tile_class(/*is_f16=*/false, 64) | tile_class(/*is_f16=*/true, 64);
+    const bool two = (sizes.tiles & ~small) == 0 && !has(PlanPolicy::kOfficial);
+    return two ? 2 * kSms : kSms;
   }
 
   static int32_t parts(const PlanProblem& p) { return p.kv_heads * p.head_groups; }

@@ -27,11 +27,13 @@ struct Layout {
   static constexpr int kThreads = kPairs * kPairThreads;
   static constexpr uint32_t kTile = tile_bytes(kHeadDim);
   static constexpr int kColumns = panels_of(kHeadDim) * 32;  // pairs of channels
+  static constexpr int kPerSm = kHeadDim > 64 ? 1 : 2;  // blocks that shared memory has room for
   // Threads that share a column: a power of two, so that they divide the rows.
   static constexpr int kParts = std::bit_floor(static_cast<unsigned>(kThreads / kColumns));
   static constexpr uint32_t kKeys = kHeads * kTile;      // offset of the key tiles
   static constexpr uint32_t kMeans = kKeys + 2 * kTile;  // offset of the partial means
   static constexpr uint32_t kBytes = kMeans + kParts * kColumns * sizeof(float2) + 1024;
+  static_assert(kPerSm * (kBytes + 2048) <= 228 * 1024);
 };
 
 // Of the 32 columns that a thread holds per row, in ascending order, how many lie below `end`.
@@ -140,7 +142,7 @@ __device__ __forceinline__ void store_means(const float2* parts, const PlanProbl
 }
 
 template <typename T, int kHeadDim>
-__global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
+__global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, Layout<kHeadDim>::kPerSm)
     score_coverage(const PlanTable* table, bool releases) {
   using L = Layout<kHeadDim>;
   extern __shared__ unsigned char raw[];
