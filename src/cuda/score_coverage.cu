@@ -17,7 +17,8 @@ namespace flexprefill::internal::cuda {
 namespace {
 
 constexpr float kLog2E = 1.44269504088896341f;
-constexpr uint32_t kTurn = 1;  // named barriers: whose turn at the tensor cores, one per pair
+// Named barriers, one per pair: whose turn at the tensor cores; its own further heads are loaded.
+constexpr uint32_t kTurn = 1, kOwnHeads = 3;
 
 template <int kHeadDim>
 struct Layout {
@@ -194,13 +195,6 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, Layout<kHeadDim>::
   unsigned char* const memory = raw + (-shared_address(raw) & 1023);
   const uint32_t base = shared_address(memory);
   float2* const parts = reinterpret_cast<float2*>(memory + L::kMeans);
-#pragma unroll 1
-  for (int m = 0; m < L::kHeads; ++m) {
-    const int32_t h = m < item.members ? member_head(p, item.g, item.first_member + m) : 0;
-    load_tile<kHeadDim, L::kThreads>(
-        base + m * L::kTile, m < item.members ? s.probe_rows : 0, p.head_dim, p.q_aligned,
-        [&](int r) { return query_row(p, s.q_len - s.probe_rows + r, h); });
-  }
   const auto load_keys = [&](int32_t j) {
     const int64_t first = int64_t{j} * kBlock;
     const uint32_t to = base + L::kKeys + (j & 1) * L::kTile;
@@ -216,9 +210,20 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, Layout<kHeadDim>::
     }
     commit_copies();
   };
+  // The first products need the keys and a head per pair; a pair's other heads follow under them.
+  const int pair = L::kPairs == 1 ? 0 : static_cast<int>(threadIdx.x / kPairThreads);
+  constexpr bool kOthers = L::kHeads > L::kPairs;
   load_keys(item.first_block);
+#pragma unroll 1
+  for (int m = pair; m < L::kHeads; m += L::kPairs) {
+    const int32_t h = m < item.members ? member_head(p, item.g, item.first_member + m) : 0;
+    load_tile<kHeadDim, kPairThreads>(
+        base + m * L::kTile, m < item.members ? s.probe_rows : 0, p.head_dim, p.q_aligned,
+        [&](int r) { return query_row(p, s.q_len - s.probe_rows + r, h); });
+    if (m == pair) commit_copies();
+  }
+  if (kOthers) commit_copies();
 
-  const int pair = static_cast<int>(threadIdx.x / kPairThreads);
   const int group = static_cast<int>(threadIdx.x / 128 % 2);  // of the pair: rows from 64 on
   const int row = static_cast<int>(threadIdx.x % kPairThreads / 32 * 16 + threadIdx.x % 32 / 4);
   const float scale_log2 = p.softmax_scale * kLog2E;
@@ -229,11 +234,16 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, Layout<kHeadDim>::
   if (pair == 1) named_barrier_arrive(kTurn, L::kThreads);  // the first turn is pair 0's
 #pragma unroll 1
   for (int32_t j = item.first_block; j < item.end_block; ++j) {
+    // A group of copies each: this block's keys, the first heads, the others, the next keys.
     if (j + 1 < item.end_block) {
       load_keys(j + 1);
-      wait_for_copies<1>();
     } else {
-      wait_for_copies<0>();
+      commit_copies();  // of nothing
+    }
+    if (kOthers && j == item.first_block) {
+      wait_for_copies<2>();
+    } else {
+      wait_for_copies<1>();
     }
     fence_async_shared();
     __syncthreads();
@@ -248,6 +258,11 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, Layout<kHeadDim>::
     }
 #pragma unroll 1
     for (int m = pair; m < L::kHeads; m += L::kPairs) {
+      if (kOthers && m == pair + L::kPairs && j == item.first_block) {
+        wait_for_copies<1>();
+        fence_async_shared();
+        named_barrier_sync(kOwnHeads + pair, kPairThreads);
+      }
       const bool needed = ((scored >> m) & 1) != 0;
       float scores[64];
       if constexpr (L::kPairs == 2) named_barrier_sync(kTurn + pair, L::kThreads);
