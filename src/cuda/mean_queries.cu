@@ -12,7 +12,7 @@ namespace {
 constexpr int kMeanThreads = 256;
 constexpr int kWarps = kMeanThreads / 32;
 // Up to this many block rows, two blocks of threads per SM, all of them run at once.
-constexpr int32_t kFewBlockRows = 132 * 2 * kWarps;
+constexpr int32_t kFewBlockRows = 2 * kSms * kWarps;
 
 // Grid (block rows of all heads / warps). kFew: there are at most kFewBlockRows of them. Twice the
 // loads per warp then make up for the missing warps, and the next kernel finds room beside them.

@@ -21,7 +21,6 @@
 namespace flexprefill::internal::cuda {
 namespace {
 
-constexpr int32_t kSms = 132;  // of an H100 or H200
 constexpr size_t kScratchAlign = 256;
 
 struct TablePart {

@@ -184,7 +184,12 @@ __global__ void __launch_bounds__(kRowThreads, kFew ? 2 : 3)
     const int32_t h = (n - p.first_row_item) % p.heads;
     const int32_t part = items - 1 - (n - p.first_row_item) / p.heads;
     const PlanShape s = shape_of(p);
-    join_stream();  // only now: the table is older than the kernel before
+    // Only now: the table is older than the kernel before. Few blocks leave room for the next.
+    if (kFew && gridDim.x <= 2 * kSms) {
+      join_stream_and_release();
+    } else {
+      join_stream();
+    }
     HeadState& state = table->states[p.first_head + h];
     const RowItem item{p, s, policy_of(*table, h), state, scores_of(p, h), h, part * kRows};
     const int32_t rows = min(kRows, p.q_blocks - item.first);
@@ -225,7 +230,7 @@ void launch_with(const PlanTable* table, const PlanSizes& sizes, cudaStream_t st
   check(cudaFuncSetAttribute(write_rows<kRows, kFew>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(bytes)),
         "cudaFuncSetAttribute");
-  constexpr int32_t kMaxGrid = 132 * 16;  // further items are taken in turn
+  constexpr int32_t kMaxGrid = kSms * 16;  // further items are taken in turn
   launch("write_rows", write_rows<kRows, kFew>,
          {.grid = static_cast<unsigned>(std::min(sizes.row_items, kMaxGrid)),
           .block = kRowThreads,
