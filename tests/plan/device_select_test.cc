@@ -131,6 +131,11 @@ struct GatheringTeam : HostTeam {
     ++*gathers;
     return few;
   }
+
+  template <typename Result, typename Work>
+  void two(int32_t, Result (&results)[2], const Work& work) const {
+    for (int32_t n = 0; n < 2; ++n) results[n] = work(*this, n);
+  }
 };
 
 TEST(DeviceCut, OfGatheredWeightsIsTheSame) {
@@ -350,7 +355,8 @@ TEST(DeviceSelect, GivesTheMasksAndReportsOfTheHostSelector) {
       {.gamma = 0.9f, .tau = 0.1f, .min_budget = 0, .max_budget = 128},
       {.gamma = 0.99f, .tau = 1.0f, .min_budget = 128, .max_budget = 256},
   };
-  int patterns[4] = {}, limited = 0;
+  int patterns[4] = {}, limited = 0, gathers = 0;
+  const GatheringTeam team{{}, &gathers};  // as the device's teams do
   for (const auto& instance : plan_instances()) {
     const AttentionProblem& problem = instance->problem;
     HostProblem x(problem);
@@ -394,13 +400,13 @@ TEST(DeviceSelect, GivesTheMasksAndReportsOfTheHostSelector) {
         const device::PlanPolicy plan = plan_policy(policy);
         std::vector<float> parts(device::kPartialDots);
         device::HeadState state = device::decide_coverage(
-            HostTeam{}, x.p, x.s, plan, scores, reference.probe_mean.data(), parts.data());
+            team, x.p, x.s, plan, scores, reference.probe_mean.data(), parts.data());
         write_rows(x, h, plan, state, reference);
         double share[128];
         const device::FinishHead head{x.p, x.s, scores, h, share};
         for (int32_t n = 0; n < device::kRowGroups * 128; ++n) head.measure(n / 128, n % 128);
         const HeadReport actual =
-            device::finish_head(HostTeam{}, x.p, x.s, plan, scores, state, h, share);
+            device::finish_head(team, x.p, x.s, plan, scores, state, h, share);
         EXPECT_EQ(actual.pattern, expected.pattern);
         EXPECT_EQ(actual.budget_limited, expected.budget_limited);
         EXPECT_EQ(actual.kept_blocks, expected.kept_blocks);
@@ -418,6 +424,7 @@ TEST(DeviceSelect, GivesTheMasksAndReportsOfTheHostSelector) {
   EXPECT_GT(patterns[static_cast<int>(Pattern::kVerticalSlash)], 10);
   EXPECT_GT(patterns[static_cast<int>(Pattern::kQueryAware)], 10);
   EXPECT_GT(limited, 10);
+  EXPECT_GT(gathers, 100);
 }
 
 }  // namespace
