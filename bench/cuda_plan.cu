@@ -1,8 +1,8 @@
 // Times plan() of the cuda backend: medians of event times of a captured graph, without attend().
 //
-//   cuda_plan_bench [--steps] [--official] [kv_len...]
-//                                           default 8192 32768 131072; head_dim 128, bf16,
-//                                           32 query / 8 KV heads
+//   cuda_plan_bench [--steps] [--official] [--head-dim D] [kv_len...]
+//                                           default 8192 32768 131072; head_dim 128 or D <= 256,
+//                                           bf16, 32 query / 8 KV heads
 //
 // "noise" is normal q and k, for which every head is query-aware at tau .1 (the dearest plan);
 // "lines" has sinks, far lines and local attention. --steps also prints what each kernel adds:
@@ -33,16 +33,17 @@ using flexprefill::bench::normal;
 using flexprefill::internal::cuda::check;
 using flexprefill::test::DeviceMemory;
 
-constexpr int kHeads = 32, kKvHeads = 8, kHeadDim = 128, kRuns = 20;
+constexpr int kHeads = 32, kKvHeads = 8, kRuns = 20;
 
 // Keys of lines: a few at the start and one in 4096 share direction 0; queries look there, and at
 // the last 300 tokens by a direction that drifts.
-__global__ void fill(__nv_bfloat16* x, int64_t tokens, int heads, bool queries, bool lines) {
-  const int64_t total = tokens * heads * kHeadDim;
+__global__ void fill(__nv_bfloat16* x, int64_t tokens, int heads, int head_dim, bool queries,
+                     bool lines) {
+  const int64_t total = tokens * heads * head_dim;
   for (int64_t n = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; n < total;
        n += int64_t{gridDim.x} * blockDim.x) {
-    const int c = static_cast<int>(n % kHeadDim);
-    const int64_t t = n / kHeadDim / heads;
+    const int c = static_cast<int>(n % head_dim);
+    const int64_t t = n / head_dim / heads;
     float value = normal(static_cast<uint32_t>(n) ^ (queries ? 0x9e3779b9u : 0));
     if (lines) {
       value *= 0.5f;
@@ -59,6 +60,7 @@ __global__ void fill(__nv_bfloat16* x, int64_t tokens, int heads, bool queries, 
 struct Row {
   const char* data;
   int64_t kv_len, q_len;
+  int head_dim;
   flexprefill::FlexPrefill policy;
 };
 
@@ -150,8 +152,8 @@ void print_steps(cudaStream_t stream, cudaGraph_t graph) {
 void time_row(const Row& row, void* q, void* k, bool steps) {
   using namespace flexprefill;
   AttentionProblem problem;
-  problem.q = head_view(q, DType::kBF16, row.q_len, kHeads, kHeadDim);
-  problem.kv.k = problem.kv.v = head_view(k, DType::kBF16, row.kv_len, kKvHeads, kHeadDim);
+  problem.q = head_view(q, DType::kBF16, row.q_len, kHeads, row.head_dim);
+  problem.kv.k = problem.kv.v = head_view(k, DType::kBF16, row.kv_len, kKvHeads, row.head_dim);
   const Policy policy = row.policy;
   BlockMask mask = block_grid(problem);
   const auto problems = std::span<const AttentionProblem>(&problem, 1);
@@ -207,37 +209,45 @@ void time_row(const Row& row, void* q, void* k, bool steps) {
 int main(int argc, char** argv) {
   std::vector<int64_t> lengths;
   bool steps = false, official = false;
+  int head_dim = 128;
   for (int n = 1; n < argc; ++n) {
     if (std::strcmp(argv[n], "--steps") == 0) {
       steps = true;
     } else if (std::strcmp(argv[n], "--official") == 0) {
       official = true;
+    } else if (std::strcmp(argv[n], "--head-dim") == 0 && n + 1 < argc) {
+      head_dim = std::atoi(argv[++n]);
     } else {
       lengths.push_back(std::atoll(argv[n]));
     }
+  }
+  if (head_dim < 1 || head_dim > 256) {
+    std::fprintf(stderr, "--head-dim: expected 1 .. 256\n");
+    return 2;
   }
   if (lengths.empty()) lengths = {8192, 32768, 131072};
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
   std::printf(
       "%s, %d query / %d KV heads, head_dim %d, bf16, gamma .9, min_budget 1024; median of %d\n",
-      properties.name, kHeads, kKvHeads, kHeadDim, kRuns);
+      properties.name, kHeads, kKvHeads, head_dim, kRuns);
   const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-  const DeviceMemory q(static_cast<size_t>(longest) * kHeads * kHeadDim * 2);
-  const DeviceMemory k(static_cast<size_t>(longest) * kKvHeads * kHeadDim * 2);
+  const size_t row_bytes = static_cast<size_t>(head_dim) * sizeof(__nv_bfloat16);
+  const DeviceMemory q(static_cast<size_t>(longest) * kHeads * row_bytes);
+  const DeviceMemory k(static_cast<size_t>(longest) * kKvHeads * row_bytes);
   for (const bool lines : {false, true}) {
-    fill<<<1024, 256>>>(q.as<__nv_bfloat16>(), longest, kHeads, true, lines);
-    fill<<<1024, 256>>>(k.as<__nv_bfloat16>(), longest, kKvHeads, false, lines);
+    fill<<<1024, 256>>>(q.as<__nv_bfloat16>(), longest, kHeads, head_dim, true, lines);
+    fill<<<1024, 256>>>(k.as<__nv_bfloat16>(), longest, kKvHeads, head_dim, false, lines);
     check(cudaDeviceSynchronize(), "fill");
     const char* const data = lines ? "lines" : "noise";
+    const auto time = [&](int64_t kv_len, int64_t q_len, const flexprefill::FlexPrefill& policy) {
+      time_row({data, kv_len, q_len, head_dim, policy}, q.data(), k.data(), steps);
+    };
     for (const int64_t kv_len : lengths) {
-      time_row({data, kv_len, kv_len, {}}, q.data(), k.data(), steps);
-      time_row({data, kv_len, kv_len, {.tau = 0.0f}}, q.data(), k.data(), steps);
-      if (kv_len > 8192) time_row({data, kv_len, 8192, {}}, q.data(), k.data(), steps);
-      if (official && kv_len <= 131072) {
-        time_row({data, kv_len, kv_len, {.rule = flexprefill::Rule::kOfficial}}, q.data(), k.data(),
-                 steps);
-      }
+      time(kv_len, kv_len, {});
+      time(kv_len, kv_len, {.tau = 0.0f});
+      if (kv_len > 8192) time(kv_len, 8192, {});
+      if (official && kv_len <= 131072) time(kv_len, kv_len, {.rule = flexprefill::Rule::kOfficial});
     }
   }
   return 0;

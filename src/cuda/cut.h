@@ -144,12 +144,12 @@ struct Bracket {
   }
 };
 
-// Narrows the bracket until it holds one key or at most `enough` scores. `scores` lack those above
-// it, which sum to `rest`. The result does not depend on the keys that are tried: the mean score
-// halves all but very uneven scores; where it does not, the bits are halved.
+// Narrows the bracket until it holds one key or at most `enough` scores. The cut does not depend on
+// the keys that are tried: the mean score halves all but very uneven scores; where it does not, the
+// bits are halved.
 template <typename Team, typename Scores, typename AnyTally>
 FLEXPREFILL_DEVICE_FN void narrow(const Team& team, int32_t n, const Scores& scores,
-                                  const CutRule& rule, const AnyTally& rest, uint32_t enough,
+                                  const CutRule& rule, uint32_t enough,
                                   Bracket<AnyTally>& bracket) {
   bool uneven = false;
   while (bracket.high - bracket.low > 1 && bracket.count() > enough) {
@@ -158,8 +158,7 @@ FLEXPREFILL_DEVICE_FN void narrow(const Team& team, int32_t n, const Scores& sco
     if (middle <= bracket.low || middle >= bracket.high) {
       middle = bracket.low + (bracket.high - bracket.low) / 2;
     }
-    AnyTally tally = tally_from(team, n, scores, middle);
-    tally += rest;
+    const AnyTally tally = tally_from(team, n, scores, middle);
     if (rule.suffices(tally)) {
       bracket.low = middle;
       bracket.from_low = tally;
@@ -198,19 +197,14 @@ FLEXPREFILL_DEVICE_FN Cut cut_scores(const Team& team, int32_t n, const Scores& 
   if (rule.suffices(AnyTally{})) return {0xffffffffu, 0};
   Bracket<AnyTally> bracket;
   bracket.from_low = all;
-  narrow(team, n, scores, rule, AnyTally{}, Team::kGathers, bracket);
+  narrow(team, n, scores, rule, Team::kGathers, bracket);
+  if (bracket.count() == 1) return {bracket.low - 1, 0};  // a single score: the last one kept
   if constexpr (Team::kGathers > 1) {
-    if (bracket.count() > 1 && bracket.count() <= Team::kGathers) {
+    if (bracket.count() <= Team::kGathers) {
       const auto few = team.gather(n, scores, bracket.low, bracket.high);
-      const AnyTally rest = bracket.above;
-      narrow(team, Team::kGathers, few, rule, rest, 1, bracket);
-      if (bracket.count() > 1) {
-        const int32_t end = equal_end(team, Team::kGathers, few, rule, bracket.low, bracket.above);
-        return {bracket.low, few.index_of(end - 1) + 1};
-      }
+      return few.last_kept(bracket.above, rule);
     }
   }
-  if (bracket.count() == 1) return {bracket.low - 1, 0};  // a single score: the last one kept
   return {bracket.low, equal_end(team, n, scores, rule, bracket.low, bracket.above)};
 }
 

@@ -31,6 +31,37 @@ FLEXPREFILL_DEVICE_FN double row_sum_part(const PlanShape& s, const HeadScores& 
   return sum;
 }
 
+// The same for four groups at a time, for few blocks: groups first, first + 4, first + 8 and first
+// + 12 of row r, their loads side by side.
+inline constexpr int32_t kTotalParts = 4;
+
+FLEXPREFILL_DEVICE_FN float row_max_groups(const PlanShape& s, const HeadScores& x, int32_t r,
+                                           int32_t first) {
+  float top = -INFINITY;
+  const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
+  FLEXPREFILL_UNROLL_16
+  for (int32_t j = first; j < end; j += kTotalParts) top = fmaxf(top, x.stat(j, 0)[r]);
+  return top;
+}
+
+FLEXPREFILL_DEVICE_FN void row_sum_groups(const PlanShape& s, const HeadScores& x, int32_t r,
+                                          int32_t first, float top,
+                                          double (&sums)[kTotalGroups / kTotalParts]) {
+  for (double& sum : sums) sum = 0.0;
+  const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
+  FLEXPREFILL_UNROLL_2
+  for (int32_t begin = first; begin < end; begin += kTotalGroups) {
+    FLEXPREFILL_UNROLL_16
+    for (int32_t n = 0; n < kTotalGroups / kTotalParts; ++n) {
+      const int32_t j = begin + n * kTotalParts;
+      const bool there = j < end;  // what is not adds 0 to a sum that is not negative
+      const float max = there ? x.stat(j, 0)[r] : -INFINITY;
+      const float sum = there ? x.stat(j, 1)[r] + x.stat(j, 2)[r] : 0.0f;
+      sums[n] += there ? static_cast<double>(sum * block_factor(max, top)) : 0.0;
+    }
+  }
+}
+
 // `units` times the softmax, in place; the scores' maximum is `top`. Whether the weights are
 // finite.
 template <typename Team>
@@ -54,36 +85,61 @@ struct Maximum {
   }
 };
 
-// Whether scores are finite: NaN and infinities rank nothing, so their heads are dense.
+// The products of the mean probe row with the mean keys are taken in parts of the channels where
+// there are fewer blocks than threads; `parts` has room for this many.
+inline constexpr int32_t kDotParts = 8, kPartialDots = 4096;
+
+FLEXPREFILL_DEVICE_FN float dot_channels(const HeadScores& x, const float* probe_mean, int32_t j,
+                                         int32_t first, int32_t end) {
+  float dot = 0.0f;
+  FLEXPREFILL_UNROLL_16
+  for (int32_t c = first; c < end; ++c)
+    dot += probe_mean[c] * x.k_mean[int64_t{c} * x.k_blocks + j];
+  return dot;
+}
+
+struct PooledScores {
+  float top = -INFINITY;
+  uint32_t unrankable = 0;  // NaN and infinities among the inputs: they rank nothing
+  FLEXPREFILL_DEVICE_FN PooledScores& operator+=(const PooledScores& other) {
+    top = fmaxf(top, other.top);
+    unrankable += other.unrankable;
+    return *this;
+  }
+};
+
+// Fills x.pooled with the scores of the mean probe row and the mean keys.
 template <typename Team>
-FLEXPREFILL_DEVICE_FN bool rankable(const Team& team, const PlanShape& s, const HeadScores& x,
-                                    const float* probe_mean, int32_t head_dim) {
+FLEXPREFILL_DEVICE_FN PooledScores pool_probe(const Team& team, const PlanProblem& p,
+                                              const PlanShape& s, const HeadScores& x,
+                                              const float* probe_mean, float* parts) {
+  const int32_t n = s.visible_blocks, head_dim = p.head_dim;
+  const bool split = n <= kPartialDots / kDotParts;
+  if (split) {
+    const int32_t channels = (head_dim + kDotParts - 1) / kDotParts;
+    team.for_each(n * kDotParts, [&](int32_t task) {
+      const int32_t first = task / n * channels;
+      parts[task] = dot_channels(x, probe_mean, task % n, first,
+                                 static_cast<int32_t>(plan_min(first + channels, head_dim)));
+    });
+  }
   const auto infinite = [](double value) {
     return value - value == 0.0 ? uint32_t{0} : uint32_t{1};
   };
-  const uint32_t blocks = team.sum(s.visible_blocks, [&](int32_t j) {
-    return infinite(x.sum(kMassA, j)) + infinite(x.sum(kMassB, j));
-  });
-  const uint32_t channels =
-      team.sum(head_dim, [&](int32_t c) { return infinite(static_cast<double>(probe_mean[c])); });
-  return blocks + channels == 0;
-}
-
-// Fills x.pooled: the attention of the mean probe row to the mean keys.
-template <typename Team>
-FLEXPREFILL_DEVICE_FN void pool_probe(const Team& team, const PlanShape& s, const HeadScores& x,
-                                      const float* probe_mean, int32_t head_dim,
-                                      float softmax_scale) {
-  const Maximum top = team.sum(s.visible_blocks, [&](int32_t j) {
+  return team.sum(static_cast<int32_t>(plan_max(n, head_dim)), [&](int32_t m) {
+    PooledScores scores;
+    if (m < head_dim) scores.unrankable += infinite(static_cast<double>(probe_mean[m]));
+    if (m >= n) return scores;
+    scores.unrankable += infinite(x.sum(kMassA, m)) + infinite(x.sum(kMassB, m));
     float dot = 0.0f;
-    FLEXPREFILL_UNROLL_16
-    for (int32_t c = 0; c < head_dim; ++c) {
-      dot += probe_mean[c] * x.k_mean[int64_t{c} * x.k_blocks + j];
+    if (split) {
+      for (int32_t part = 0; part < kDotParts; ++part) dot += parts[part * n + m];
+    } else {
+      dot = dot_channels(x, probe_mean, m, 0, head_dim);
     }
-    x.pooled[j] = pooled_score(dot, softmax_scale, tokens_of_block(s, j));
-    return Maximum{x.pooled[j]};
+    scores.top = x.pooled[m] = pooled_score(dot, p.softmax_scale, tokens_of_block(s, m));
+    return scores;
   });
-  softmax(team, x.pooled, s.visible_blocks, top.value);
 }
 
 template <typename Team>
@@ -94,27 +150,48 @@ FLEXPREFILL_DEVICE_FN double js_distance(const Team& team, const float* a, const
   return sqrt(zero == 0.0 && divergence < 0.0 ? 0.0 : divergence);
 }
 
-// What the head is, and its lines if it is vertical-slash. probe_mean is [head_dim].
+// The distance of the mass of the blocks from the softmax of their pooled scores, of which `top` is
+// the maximum.
+template <typename Team>
+FLEXPREFILL_DEVICE_FN double pooled_distance(const Team& team, const HeadScores& x, int32_t n,
+                                             float top) {
+  const double total = team.sum(n, [&](int32_t j) {
+    const float weight = expf(x.pooled[j] - top);
+    x.pooled[j] = weight;
+    return static_cast<double>(weight);
+  });
+  const float inverse = static_cast<float>(1.0 / total);
+  const double divergence = team.sum(
+      n, [&](int32_t j) { return js_term(x.vertical[j], x.pooled[j] * inverse, /*zero=*/0.0); });
+  return sqrt(divergence < 0.0 ? 0.0 : divergence);  // rounding
+}
+
+// What the head is, and its lines if it is vertical-slash. probe_mean is [head_dim], parts
+// [kPartialDots].
 template <typename Team>
 FLEXPREFILL_DEVICE_FN HeadState decide_coverage(const Team& team, const PlanProblem& p,
                                                 const PlanShape& s, const PlanPolicy& policy,
-                                                const HeadScores& x, const float* probe_mean) {
+                                                const HeadScores& x, const float* probe_mean,
+                                                float* parts) {
   HeadState state = {};
   state.pattern = Pattern::kDense;
-  if (!rankable(team, s, x, probe_mean, p.head_dim)) return state;
+  const PooledScores pooled = pool_probe(team, p, s, x, probe_mean, parts);
+  if (pooled.unrankable != 0) return state;
   state.measured = 1;
-  pool_probe(team, s, x, probe_mean, p.head_dim, p.softmax_scale);
-  state.divergence = js_distance(team, x.vertical, x.pooled, s.visible_blocks, /*zero=*/0.0);
+  state.divergence = pooled_distance(team, x, s.visible_blocks, pooled.top);
   if (state.divergence < static_cast<double>(policy.tau)) {
     state.pattern = Pattern::kQueryAware;
     return state;
   }
   state.pattern = Pattern::kVerticalSlash;
   team.for_each(s.buckets, [&](int32_t b) { x.slash[b] = slash_of(s, x, b); });
-  const auto columns = [&](int32_t j) { return score_key(x.vertical[j]); };
-  const auto buckets = [&](int32_t b) { return score_key(x.slash[b]); };
-  const Cut cuts[2] = {cover_cut(team, s.visible_blocks, columns, policy),
-                       cover_cut(team, s.buckets, buckets, policy)};
+  Cut cuts[2];  // of columns, of buckets
+  team.two(static_cast<int32_t>(plan_max(s.visible_blocks, s.buckets)), cuts,
+           [&](const auto& part, int32_t n) {
+             const float* const scores = n == 0 ? x.vertical : x.slash;
+             const auto keys = [scores](int32_t j) { return score_key(scores[j]); };
+             return cover_cut(part, n == 0 ? s.visible_blocks : s.buckets, keys, policy);
+           });
   store_lines(team, s, x, p.row_words, cuts[0], cuts[1], /*both_offsets=*/true);
   return state;
 }

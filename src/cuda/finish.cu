@@ -24,7 +24,8 @@ __global__ void __launch_bounds__(kPlanRows) measure(const PlanTable* table) {
                                           static_cast<int32_t>(threadIdx.x));
 }
 
-// Grid (heads).
+// Grid (heads). kMeasures: what the probe rows keep is this kernel's business, too.
+template <bool kMeasures>
 __global__ void __launch_bounds__(kFinishThreads, 1) finish(const PlanTable* table) {
   __shared__ double share[kPlanRows];
   __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
@@ -33,21 +34,32 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish(const PlanTable* tab
   const int32_t h = n - p.first_head;
   const PlanShape s = shape_of(p);
   join_stream_and_release();
-  const HeadReport report = finish_head(CtaTeam{partial}, p, s, policy_of(*table, h),
-                                        scores_of(p, h), table->states[n], h, share);
+  const CtaTeam team{partial};
+  const HeadScores x = scores_of(p, h);
+  const HeadState& state = table->states[n];
+  if (kMeasures && state.measured != 0) {
+    const FinishHead head{p, s, x, h, share};
+    team.for_each(kRowGroups * kPlanRows,
+                  [&](int32_t part) { head.measure(part / kPlanRows, part % kPlanRows); });
+  }
+  const HeadReport report = finish_head(team, p, s, policy_of(*table, h), x, state, h, share);
   if (threadIdx.x == 0) p.reports[h] = report;
 }
 
 }  // namespace
 
 void launch_finish(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
-  launch("measure", measure,
-         {.grid = dim3(static_cast<unsigned>(sizes.heads), kRowGroups),
-          .block = kPlanRows,
-          .stream = stream,
-          .joins = true},
-         table);
-  launch("finish", finish,
+  // The masses of a few blocks are read faster than a kernel starts.
+  const bool measures = sizes.max_k_blocks <= 64;
+  if (!measures) {
+    launch("measure", measure,
+           {.grid = dim3(static_cast<unsigned>(sizes.heads), kRowGroups),
+            .block = kPlanRows,
+            .stream = stream,
+            .joins = true},
+           table);
+  }
+  launch("finish", measures ? finish<true> : finish<false>,
          {.grid = static_cast<unsigned>(sizes.heads),
           .block = kFinishThreads,
           .stream = stream,

@@ -41,12 +41,14 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
 // only what the kernels before the previous one wrote.
 __device__ __forceinline__ void join_stream() { cudaGridDependencySynchronize(); }
 
-// The same, and lets the next kernel start its blocks as soon as all of this one's are running. For
-// kernels that leave room: where one fills the GPU, the next one's blocks would crowd onto the SMs
-// that become free first.
+// Lets the next kernel start its blocks once all of this one's have come here or ended. For kernels
+// that leave room: where one fills the GPU, the next one's blocks would crowd onto the SMs that
+// become free first.
+__device__ __forceinline__ void release_stream() { cudaTriggerProgrammaticLaunchCompletion(); }
+
 __device__ __forceinline__ void join_stream_and_release() {
-  cudaGridDependencySynchronize();
-  cudaTriggerProgrammaticLaunchCompletion();
+  join_stream();
+  release_stream();
 }
 #endif
 

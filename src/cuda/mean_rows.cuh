@@ -23,10 +23,10 @@ Rows(int32_t, int32_t, bool, bool, Row) -> Rows<Row>;
 // Adds convert(channels [8 chunk, 8 chunk + 8)) of rows first, first + step, ...
 // kWhole: they can be read as 16 bytes. No branch then stands between the loads of a batch, so that
 // all are under way before the first is used; one at a time, their latency is most of a mean.
-template <bool kWhole, typename T, typename Row, typename Convert>
+template <bool kWhole, typename T, int kLoads, typename Row, typename Convert>
 __device__ __forceinline__ void add_rows(const Rows<Row>& rows, int32_t first, int32_t step,
                                          int32_t chunk, const Convert& convert, float (&sums)[8]) {
-  constexpr int kBatch = kWhole ? 8 : 1;
+  constexpr int kBatch = kWhole ? kLoads : 1;
 #pragma unroll 1
   for (int32_t begin = first; begin < rows.count; begin += kBatch * step) {
     uint4 batch[kBatch] = {};
@@ -54,18 +54,18 @@ __device__ __forceinline__ void add_rows(const Rows<Row>& rows, int32_t first, i
   }
 }
 
-template <typename Row, typename Convert>
+template <int kLoads, typename Row, typename Convert>
 __device__ __forceinline__ void add_rows(const Rows<Row>& rows, int32_t first, int32_t step,
                                          int32_t chunk, const Convert& convert, float (&sums)[8]) {
   const bool whole = rows.aligned && rows.head_dim % 8 == 0;
   if (whole && !rows.is_f16) {
-    add_rows<true, __nv_bfloat16>(rows, first, step, chunk, convert, sums);
+    add_rows<true, __nv_bfloat16, kLoads>(rows, first, step, chunk, convert, sums);
   } else if (whole) {
-    add_rows<true, __half>(rows, first, step, chunk, convert, sums);
+    add_rows<true, __half, kLoads>(rows, first, step, chunk, convert, sums);
   } else if (!rows.is_f16) {
-    add_rows<false, __nv_bfloat16>(rows, first, step, chunk, convert, sums);
+    add_rows<false, __nv_bfloat16, kLoads>(rows, first, step, chunk, convert, sums);
   } else {
-    add_rows<false, __half>(rows, first, step, chunk, convert, sums);
+    add_rows<false, __half, kLoads>(rows, first, step, chunk, convert, sums);
   }
 }
 
@@ -79,7 +79,7 @@ __device__ void mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_
   const int32_t group = static_cast<int32_t>(threadIdx.x) / chunks;
   float sums[8] = {};
   if (group < groups) {
-    add_rows(Rows{rows, head_dim, aligned, is_f16, row}, group, groups, chunk, convert, sums);
+    add_rows<8>(Rows{rows, head_dim, aligned, is_f16, row}, group, groups, chunk, convert, sums);
 #pragma unroll
     for (int c = 0; c < 8; ++c) parts[(group * chunks + chunk) * 8 + c] = sums[c];
   }
@@ -93,9 +93,9 @@ __device__ void mean_rows(int32_t rows, int32_t head_dim, bool aligned, bool is_
   __syncthreads();
 }
 
-// The same by one warp without shared memory: [head_dim] to mean[c * stride]. Many loads in flight
+// The same by one warp without shared memory: [head_dim] to mean[c * stride]. kLoads rows in flight
 // and no barrier, for callers with a row of means per warp.
-template <typename Row, typename Convert>
+template <int kLoads, typename Row, typename Convert>
 __device__ __forceinline__ void warp_mean_rows(int32_t rows, int32_t head_dim, bool aligned,
                                                bool is_f16, const Row& row, const Convert& convert,
                                                float* mean, int32_t stride) {
@@ -104,7 +104,8 @@ __device__ __forceinline__ void warp_mean_rows(int32_t rows, int32_t head_dim, b
   const int32_t chunk = lane % chunks, group = lane / chunks;
   float sums[8] = {};
   if (group < groups) {
-    add_rows(Rows{rows, head_dim, aligned, is_f16, row}, group, groups, chunk, convert, sums);
+    add_rows<kLoads>(Rows{rows, head_dim, aligned, is_f16, row}, group, groups, chunk, convert,
+                     sums);
   }
   __syncwarp();
   const float count = static_cast<float>(rows > 0 ? rows : 1);

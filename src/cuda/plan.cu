@@ -21,8 +21,6 @@
 namespace flexprefill::internal::cuda {
 namespace {
 
-constexpr int32_t kScoreSlots =
-    132;  // blocks of the probe kernels that an H100 or H200 runs at once
 constexpr size_t kScratchAlign = 256;
 
 struct TablePart {
@@ -30,6 +28,7 @@ struct TablePart {
 };
 
 __global__ void copy_table(const __grid_constant__ TablePart part, uint32_t* to, int32_t words) {
+  release_stream();  // whoever comes next reads nothing before it joins
   for (int32_t n = static_cast<int32_t>(threadIdx.x); n < words; n += blockDim.x) {
     to[n] = part.words[n];
   }
@@ -172,8 +171,9 @@ struct Call {
   void number_work() {
     int64_t blocks = 0;
     for (const PlanProblem& p : problems) blocks += int64_t{parts(p)} * p.k_blocks;
-    int64_t chunk = std::max<int64_t>(1, (blocks + kScoreSlots - 1) / kScoreSlots);
-    while (chunk < sizes.max_k_blocks && score_items(chunk) > kScoreSlots) ++chunk;
+    const int32_t slots = score_slots();
+    int64_t chunk = std::max<int64_t>(1, (blocks + slots - 1) / slots);
+    while (chunk < sizes.max_k_blocks && score_items(chunk) > slots) ++chunk;
     table.blocks_per_chunk = static_cast<int32_t>(std::min<int64_t>(chunk, 1 << 20));
     // Rows that share a pass over the mean keys; as many as fit beside each other.
     sizes.rows_per_item = 16;
@@ -196,6 +196,13 @@ struct Call {
       sizes.score_items += parts(p) * p.score_chunks;
       sizes.row_items += p.heads * ((p.q_blocks + sizes.rows_per_item - 1) / sizes.rows_per_item);
     }
+  }
+
+  // Blocks of the probe kernels that run at once: of score_coverage with 64 channels two per SM.
+  int32_t score_slots() const {
+    const uint32_t small = tile_class(/*is_f16=*/false, 64) | tile_class(/*is_f16=*/true, 64);
+    const bool two = (sizes.tiles & ~small) == 0 && !has(PlanPolicy::kOfficial);
+    return two ? 2 * kSms : kSms;
   }
 
   static int32_t parts(const PlanProblem& p) { return p.kv_heads * p.head_groups; }
@@ -282,17 +289,18 @@ void plan_problems(std::span<const AttentionProblem> problems, std::span<const P
   if (call.sizes.heads == 0) return;
   const auto stream = static_cast<cudaStream_t>(context.stream);
   const PlanTable* const table = store_table(call, stream);
-  if (call.scores(PlanPolicy::kCoverage)) {
+  const bool coverage = call.scores(PlanPolicy::kCoverage);
+  if (coverage) {
     launch_score_coverage(table, call.sizes, stream);
     launch_combine(table, call.sizes, stream);
   }
-  launch_decide(table, call.sizes, stream);
+  launch_decide(table, call.sizes, coverage, stream);
   const bool official = call.scores(PlanPolicy::kOfficial);
   if (official) {
     launch_score_official(table, call.sizes, stream);
     launch_decide_official(table, call.sizes, stream);
   }
-  if (call.scores(PlanPolicy::kCoverage)) launch_mean_queries(table, call.sizes, stream);
+  if (coverage) launch_mean_queries(table, call.sizes, stream);
   if (call.sizes.row_items > 0) launch_rows(table, call.sizes, stream);
   if (official) launch_entries_official(table, call.sizes, stream);
   launch_finish(table, call.sizes, stream);

@@ -9,6 +9,8 @@
 
 namespace flexprefill::internal::cuda {
 
+inline constexpr int32_t kSms = 132;  // of an H100 or H200
+
 // Upper bounds that the launches need; from shapes and policies alone.
 struct PlanSizes {
   int32_t heads = 0;        // of all problems
@@ -20,11 +22,16 @@ struct PlanSizes {
   uint32_t tiles = 0;  // bit tile_class() of every problem that may be scored
 };
 
+// Whether the block sums are few enough for one block of threads per head: then decide takes them,
+// two launches less.
+inline bool decide_combines(const PlanSizes& sizes) { return sizes.max_k_blocks <= 64; }
+
 // What each step takes from sizes. `table` lies on the device.
 void launch_score_coverage(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_score_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
-void launch_decide(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
+void launch_decide(const PlanTable* table, const PlanSizes& sizes, bool scored,
+                   cudaStream_t stream);
 void launch_decide_official(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_mean_queries(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);
 void launch_rows(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);

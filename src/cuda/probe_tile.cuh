@@ -67,15 +67,15 @@ __device__ __forceinline__ void load_channels(const uint16_t* row, int c, int he
   for (int n = 0; n < 8; ++n) values[n] = 8 * c + n < head_dim ? row[8 * c + n] : 0;
 }
 
-// Loads rows [0, rows) of a tile, zeros elsewhere; row(r) is a row's address. Asynchronous where
-// the rows are aligned.
+// Loads rows [0, rows) of a tile, zeros elsewhere; row(r) is a row's address. By kThreads threads
+// that start at a multiple of that. Asynchronous where the rows are aligned.
 template <int kHeadDim, int kThreads, typename Row>
 __device__ __forceinline__ void load_tile(uint32_t tile, int rows, int head_dim, bool aligned,
                                           const Row& row) {
   constexpr int kChunks = panels_of(kHeadDim) * 8;
   const bool whole = aligned && head_dim % 8 == 0;
 #pragma unroll 1
-  for (int n = static_cast<int>(threadIdx.x); n < 128 * kChunks; n += kThreads) {
+  for (int n = static_cast<int>(threadIdx.x % kThreads); n < 128 * kChunks; n += kThreads) {
     const int r = n / kChunks, c = n % kChunks;
     const bool there = r < rows && 8 * c < head_dim;
     const uint16_t* const from = row(there ? r : 0);

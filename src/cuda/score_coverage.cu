@@ -17,7 +17,8 @@ namespace flexprefill::internal::cuda {
 namespace {
 
 constexpr float kLog2E = 1.44269504088896341f;
-constexpr uint32_t kTurn = 1;  // named barriers: whose turn at the tensor cores, one per pair
+// Named barriers, one per pair: whose turn at the tensor cores; its own further heads are loaded.
+constexpr uint32_t kTurn = 1, kOwnHeads = 3;
 
 template <int kHeadDim>
 struct Layout {
@@ -27,11 +28,13 @@ struct Layout {
   static constexpr int kThreads = kPairs * kPairThreads;
   static constexpr uint32_t kTile = tile_bytes(kHeadDim);
   static constexpr int kColumns = panels_of(kHeadDim) * 32;  // pairs of channels
+  static constexpr int kPerSm = kHeadDim > 64 ? 1 : 2;  // blocks that shared memory has room for
   // Threads that share a column: a power of two, so that they divide the rows.
   static constexpr int kParts = std::bit_floor(static_cast<unsigned>(kThreads / kColumns));
   static constexpr uint32_t kKeys = kHeads * kTile;      // offset of the key tiles
   static constexpr uint32_t kMeans = kKeys + 2 * kTile;  // offset of the partial means
   static constexpr uint32_t kBytes = kMeans + kParts * kColumns * sizeof(float2) + 1024;
+  static_assert(kPerSm * (kBytes + 2048) <= 228 * 1024);
 };
 
 // Of the 32 columns that a thread holds per row, in ascending order, how many lie below `end`.
@@ -94,25 +97,31 @@ __device__ __forceinline__ void store_sums(const float (&s)[64], float scale_log
   }
 }
 
-// Sums of a thread's channel pair over its part of the tile's rows; missing rows are zeros.
+// Sums of a thread's channel pair over its parts of the tile's rows; missing rows are zeros. By
+// the last pair, as the first has the first turn at the tensor cores.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void add_up_columns(const unsigned char* tile, float2* parts) {
   using L = Layout<kHeadDim>;
-  const int column = static_cast<int>(threadIdx.x) % L::kColumns;
-  const int part = static_cast<int>(threadIdx.x) / L::kColumns;
-  if (part >= L::kParts) return;
-  float2 sum = {0.0f, 0.0f};
-  for (int r = part; r < 8; r += L::kParts) {  // rows 8 apart lie alike in the swizzle
-    const unsigned char* const rows =
-        tile + chunk_offset(r, column / 4) + static_cast<uint32_t>(column % 4) * 4;
+  constexpr int kStep = kPairThreads / L::kColumns;  // parts that the pair takes at a time
+  static_assert(kStep > 0);
+  const int thread = static_cast<int>(threadIdx.x) % kPairThreads;
+  const int column = thread % L::kColumns;
+  if (thread >= kStep * L::kColumns) return;
+#pragma unroll 1
+  for (int part = thread / L::kColumns; part < L::kParts; part += kStep) {
+    float2 sum = {0.0f, 0.0f};
+    for (int r = part; r < 8; r += L::kParts) {  // rows 8 apart lie alike in the swizzle
+      const unsigned char* const rows =
+          tile + chunk_offset(r, column / 4) + static_cast<uint32_t>(column % 4) * 4;
 #pragma unroll
-    for (int n = 0; n < 16; ++n) {
-      const float2 value = to_float2<T>(*reinterpret_cast<const uint32_t*>(rows + n * 8 * 128));
-      sum.x += value.x;
-      sum.y += value.y;
+      for (int n = 0; n < 16; ++n) {
+        const float2 value = to_float2<T>(*reinterpret_cast<const uint32_t*>(rows + n * 8 * 128));
+        sum.x += value.x;
+        sum.y += value.y;
+      }
     }
+    parts[part * L::kColumns + column] = sum;
   }
-  parts[part * L::kColumns + column] = sum;
 }
 
 template <int kHeadDim>
@@ -134,8 +143,8 @@ __device__ __forceinline__ void store_means(const float2* parts, const PlanProbl
 }
 
 template <typename T, int kHeadDim>
-__global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
-    score_coverage(const PlanTable* table) {
+__global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, Layout<kHeadDim>::kPerSm)
+    score_coverage(const PlanTable* table, bool releases) {
   using L = Layout<kHeadDim>;
   extern __shared__ unsigned char raw[];
   join_stream();
@@ -155,16 +164,27 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
   __syncthreads();
   if (item.first_block >= item.end_block) return;
 
-  // The means are the business of the kv head's first part.
-  uint32_t scored = 0;
-  for (int32_t m = 0; m < item.members; ++m) {
-    const int32_t h = member_head(p, item.g, item.first_member + m);
-    if (is_scored(*table, s, h, PlanPolicy::kCoverage)) scored |= 1u << m;
+  // A head per lane. The means are the business of the kv head's first part.
+  __shared__ uint32_t scored;
+  __shared__ bool means;
+  if (threadIdx.x < 32) {
+    const auto lane = static_cast<int32_t>(threadIdx.x);
+    const auto is_scored_member = [&](int32_t member) {
+      return is_scored(*table, s, member_head(p, item.g, member), PlanPolicy::kCoverage);
+    };
+    const bool needed = lane < item.members && is_scored_member(item.first_member + lane);
+    bool any = false;
+    for (int32_t m = lane; item.first_member == 0 && m < p.heads / p.kv_heads; m += 32) {
+      any |= is_scored_member(m);
+    }
+    const uint32_t all_needed = __ballot_sync(~0u, needed);
+    any = __any_sync(~0u, any) != 0;
+    if (lane == 0) {
+      scored = all_needed;
+      means = any;
+    }
   }
-  bool means = false;
-  for (int32_t m = 0; item.first_member == 0 && m < p.heads / p.kv_heads; ++m) {
-    means |= is_scored(*table, s, member_head(p, item.g, m), PlanPolicy::kCoverage);
-  }
+  __syncthreads();
   if (scored == 0 && !means) return;
   __shared__ float* s_stats[L::kHeads];
   if (threadIdx.x < static_cast<unsigned>(item.members)) {
@@ -175,13 +195,6 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
   unsigned char* const memory = raw + (-shared_address(raw) & 1023);
   const uint32_t base = shared_address(memory);
   float2* const parts = reinterpret_cast<float2*>(memory + L::kMeans);
-#pragma unroll 1
-  for (int m = 0; m < L::kHeads; ++m) {
-    const int32_t h = m < item.members ? member_head(p, item.g, item.first_member + m) : 0;
-    load_tile<kHeadDim, L::kThreads>(
-        base + m * L::kTile, m < item.members ? s.probe_rows : 0, p.head_dim, p.q_aligned,
-        [&](int r) { return query_row(p, s.q_len - s.probe_rows + r, h); });
-  }
   const auto load_keys = [&](int32_t j) {
     const int64_t first = int64_t{j} * kBlock;
     const uint32_t to = base + L::kKeys + (j & 1) * L::kTile;
@@ -197,9 +210,20 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
     }
     commit_copies();
   };
+  // The first products need the keys and a head per pair; a pair's other heads follow under them.
+  const int pair = L::kPairs == 1 ? 0 : static_cast<int>(threadIdx.x / kPairThreads);
+  constexpr bool kOthers = L::kHeads > L::kPairs;
   load_keys(item.first_block);
+#pragma unroll 1
+  for (int m = pair; m < L::kHeads; m += L::kPairs) {
+    const int32_t h = m < item.members ? member_head(p, item.g, item.first_member + m) : 0;
+    load_tile<kHeadDim, kPairThreads>(
+        base + m * L::kTile, m < item.members ? s.probe_rows : 0, p.head_dim, p.q_aligned,
+        [&](int r) { return query_row(p, s.q_len - s.probe_rows + r, h); });
+    if (m == pair) commit_copies();
+  }
+  if (kOthers) commit_copies();
 
-  const int pair = static_cast<int>(threadIdx.x / kPairThreads);
   const int group = static_cast<int>(threadIdx.x / 128 % 2);  // of the pair: rows from 64 on
   const int row = static_cast<int>(threadIdx.x % kPairThreads / 32 * 16 + threadIdx.x % 32 / 4);
   const float scale_log2 = p.softmax_scale * kLog2E;
@@ -210,24 +234,35 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, 1)
   if (pair == 1) named_barrier_arrive(kTurn, L::kThreads);  // the first turn is pair 0's
 #pragma unroll 1
   for (int32_t j = item.first_block; j < item.end_block; ++j) {
+    // A group of copies each: this block's keys, the first heads, the others, the next keys.
     if (j + 1 < item.end_block) {
       load_keys(j + 1);
-      wait_for_copies<1>();
     } else {
-      wait_for_copies<0>();
+      commit_copies();  // of nothing
+    }
+    if (kOthers && j == item.first_block) {
+      wait_for_copies<2>();
+    } else {
+      wait_for_copies<1>();
     }
     fence_async_shared();
     __syncthreads();
+    if (releases && j + 1 == item.end_block) release_stream();
     const uint32_t keys = base + L::kKeys + (j & 1) * L::kTile;
     const uint32_t queries = base + group * 64 * 128;
     const int64_t first = int64_t{j} * kBlock;
     const int64_t there = s.visible_keys - first;
     const bool edge = there < kBlock || s.first_position + 1 - first < kBlock;
-    if (means) {
+    if (means && pair == L::kPairs - 1) {
       add_up_columns<T, kHeadDim>(memory + L::kKeys + (j & 1) * L::kTile, parts);
     }
 #pragma unroll 1
     for (int m = pair; m < L::kHeads; m += L::kPairs) {
+      if (kOthers && m == pair + L::kPairs && j == item.first_block) {
+        wait_for_copies<1>();
+        fence_async_shared();
+        named_barrier_sync(kOwnHeads + pair, kPairThreads);
+      }
       const bool needed = ((scored >> m) & 1) != 0;
       float scores[64];
       if constexpr (L::kPairs == 2) named_barrier_sync(kTurn + pair, L::kThreads);
@@ -262,13 +297,15 @@ void launch_if_needed(const PlanTable* table, const PlanSizes& sizes, cudaStream
   check(cudaFuncSetAttribute(score_coverage<T, kHeadDim>,
                              cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
+  // Then decide() follows, whose few blocks need an SM each and cannot crowd.
+  const bool releases = decide_combines(sizes);
   launch("score_coverage", score_coverage<T, kHeadDim>,
          {.grid = static_cast<unsigned>(sizes.score_items),
           .block = Layout<kHeadDim>::kThreads,
           .shared_bytes = kBytes,
           .stream = stream,
           .joins = true},
-         table);
+         table, releases);
 }
 
 template <typename T>

@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(128) mean_keys(const PlanTable* table) {
   if (!scored || j >= s.visible_blocks) return;
   const int64_t first = int64_t{j} * kBlock;
   float* const mean = p.official_k_mean + int64_t{g} * p.head_dim * p.k_blocks + j;
-  warp_mean_rows(
+  warp_mean_rows<8>(
       static_cast<int32_t>(tokens_of_block(s, j)), p.head_dim, p.k_aligned, p.is_f16,
       [&](int32_t r) { return key_row(p, first + r, g); },
       [](float value) { return as_bf16(value); }, mean, p.k_blocks);

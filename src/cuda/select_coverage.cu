@@ -52,7 +52,22 @@ __global__ void __launch_bounds__(kTotalThreads) total_rows(const PlanTable* tab
   x.row_stats[kPlanRows + r] = static_cast<float>(1.0 / sum);
 }
 
-// Grid (heads, parts of the key blocks), a warp per key block: row masses and their sums.
+// By a warp: the row masses of key block j, and their sums.
+__device__ __forceinline__ void combine_block(const PlanShape& s, const HeadScores& x, int32_t j) {
+  const auto lane = static_cast<int32_t>(threadIdx.x % 32);
+  BlockSums sums;
+#pragma unroll
+  for (int32_t part = 0; part < kPlanRows / 32; ++part) {
+    const int32_t r = part * 32 + lane;
+    const BlockShare share = block_share(s, x, j, r);
+    sums.add(s, r, share);
+    x.stat(j, 0)[r] = share.mass();
+  }
+  sums = warp_sum(sums);
+  if (lane == 0) store_sums(s, x, j, sums);
+}
+
+// Grid (heads, parts of the key blocks), a warp per key block.
 __global__ void __launch_bounds__(kCombineThreads) combine_blocks(const PlanTable* table) {
   PlanProblem p;
   PlanShape s;
@@ -63,42 +78,84 @@ __global__ void __launch_bounds__(kCombineThreads) combine_blocks(const PlanTabl
   const HeadScores x = scores_of(p, h);
   const int32_t end =
       min((static_cast<int32_t>(blockIdx.y) + 1) * kCombineBlocks, s.visible_blocks);
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  for (int32_t j = static_cast<int32_t>(blockIdx.y) * kCombineBlocks + warp; j < end;
-       j += kCombineThreads / 32) {
-    BlockSums sums;
-#pragma unroll
-    for (int32_t part = 0; part < kPlanRows / 32; ++part) {
-      const int32_t r = part * 32 + lane;
-      const BlockShare share = block_share(s, x, j, r);
-      sums.add(s, r, share);
-      x.stat(j, 0)[r] = share.mass();
-    }
-    sums = warp_sum(sums);
-    if (lane == 0) store_sums(s, x, j, sums);
+  for (int32_t j = static_cast<int32_t>(blockIdx.y) * kCombineBlocks +
+                   static_cast<int32_t>(threadIdx.x / 32);
+       j < end; j += kCombineThreads / 32) {
+    combine_block(s, x, j);
   }
 }
 
-// Grid (heads).
-__global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* table) {
-  join_stream_and_release();
+// total_rows and combine_blocks of a head by a block of threads, the same bits: row totals in
+// x.row_stats, which is shared memory. `sums` has room for a double per row and group.
+__device__ __forceinline__ void combine_head(const PlanShape& s, const HeadScores& x, float* tops,
+                                             double* sums) {
+  static_assert(kDecideThreads == kTotalParts * kPlanRows);
+  const auto r = static_cast<int32_t>(threadIdx.x) % kPlanRows;
+  const auto first = static_cast<int32_t>(threadIdx.x) / kPlanRows;
+  tops[first * kPlanRows + r] = row_max_groups(s, x, r, first);
+  __syncthreads();
+  float top = tops[r];
+#pragma unroll
+  for (int n = 1; n < kTotalParts; ++n) top = fmaxf(top, tops[n * kPlanRows + r]);
+  double parts[kTotalGroups / kTotalParts];
+  row_sum_groups(s, x, r, first, top, parts);
+#pragma unroll
+  for (int n = 0; n < kTotalGroups / kTotalParts; ++n) {
+    sums[(first + n * kTotalParts) * kPlanRows + r] = parts[n];
+  }
+  __syncthreads();
+  if (first == 0) {
+    double sum = 0.0;
+#pragma unroll
+    for (int n = 0; n < kTotalGroups; ++n) sum += sums[n * kPlanRows + r];
+    x.row_stats[r] = top;
+    x.row_stats[kPlanRows + r] = static_cast<float>(1.0 / sum);
+  }
+  __syncthreads();
+  for (int32_t j = static_cast<int32_t>(threadIdx.x / 32); j < s.visible_blocks;
+       j += kDecideThreads / 32) {
+    combine_block(s, x, j);
+  }
+  __syncthreads();
+}
+
+// Grid (heads). `scored`: score_coverage ran, so copy_table ended long ago, and the table can be
+// read, and the mean probe row be taken, while the kernel before still runs. kCombines: the block
+// sums are this kernel's business, too.
+template <bool kCombines>
+__global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* table, bool scored) {
+  constexpr int kParts = 8 * kDecideThreads;
+  __shared__ __align__(16) float parts[kParts];  // of the mean, of row totals, of products
+  static_assert(kParts >= kPartialDots && kParts >= 2 * kTotalGroups * kPlanRows);
+  __shared__ float tops[kCombines ? kDecideThreads : 1];
+  __shared__ float row_stats[kCombines ? 2 * kPlanRows : 1];
+  __shared__ float probe_mean[256];
+  __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
+  if (!scored) join_stream_and_release();
   const auto n = static_cast<int32_t>(blockIdx.x);
   const PlanProblem p = find_problem(*table, &PlanProblem::first_head, n);
   const int32_t h = n - p.first_head;
   const PlanShape s = shape_of(p);
   const PlanPolicy& policy = policy_of(*table, h);
-  HeadState state = {};
-  state.pattern = policy.kind == PlanPolicy::kAShape ? Pattern::kAShape : Pattern::kDense;
-  if (p.stats != nullptr && needs_scores(s, policy)) {
-    if (policy.kind == PlanPolicy::kOfficial) return;  // decide_official()
-    __shared__ float parts[8 * kDecideThreads];
-    __shared__ float probe_mean[256];
-    __shared__ __align__(16) unsigned char partial[CtaTeam::kBytes];
+  const bool by_scores = p.stats != nullptr && needs_scores(s, policy);
+  const bool covers = by_scores && policy.kind == PlanPolicy::kCoverage;
+  if (covers) {
     const int64_t begin = s.q_len - s.seeing_rows();
     mean_rows<kDecideThreads>(
         s.seeing_rows(), p.head_dim, p.q_aligned, p.is_f16,
         [&](int32_t r) { return query_row(p, begin + r, h); }, AsIs{}, parts, probe_mean);
-    state = decide_coverage(CtaTeam{partial}, p, s, policy, scores_of(p, h), probe_mean);
+  }
+  if (scored) join_stream_and_release();
+  if (by_scores && !covers) return;  // decide_official()
+  HeadState state = {};
+  state.pattern = policy.kind == PlanPolicy::kAShape ? Pattern::kAShape : Pattern::kDense;
+  if (covers) {
+    HeadScores x = scores_of(p, h);
+    if constexpr (kCombines) {
+      x.row_stats = row_stats;
+      combine_head(s, x, tops, reinterpret_cast<double*>(parts));
+    }
+    state = decide_coverage(CtaTeam{partial}, p, s, policy, x, probe_mean, parts);
   }
   if (threadIdx.x == 0) table->states[n] = state;
 }
@@ -106,6 +163,7 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* tab
 }  // namespace
 
 void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
+  if (decide_combines(sizes)) return;
   const auto heads = static_cast<unsigned>(sizes.heads);
   launch("total_rows", total_rows,
          {.grid = dim3(heads, kPlanRows / 32),
@@ -120,13 +178,14 @@ void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t
          table);
 }
 
-void launch_decide(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
-  launch("decide", decide,
+void launch_decide(const PlanTable* table, const PlanSizes& sizes, bool scored,
+                   cudaStream_t stream) {
+  launch("decide", scored && decide_combines(sizes) ? decide<true> : decide<false>,
          {.grid = static_cast<unsigned>(sizes.heads),
           .block = kDecideThreads,
           .stream = stream,
           .joins = true},
-         table);
+         table, scored);
 }
 
 }  // namespace flexprefill::internal::cuda

@@ -76,7 +76,7 @@ __device__ void for_each_row(const PlanTable& table, int32_t num_items, int32_t 
     for (int32_t r = warp; r < item.rows; r += kRowThreads / 32) {
       const int64_t begin = int64_t{first + r} * kBlock;
       const int64_t tokens = plan_min(kBlock, s.q_len - begin);
-      warp_mean_rows(
+      warp_mean_rows<8>(
           static_cast<int32_t>(tokens), p.head_dim, p.q_aligned, p.is_f16,
           [&](int32_t t) { return query_row(p, begin + t, h); },
           [](float value) { return as_bf16(value); }, queries + r, kRows);

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <utility>
 
 #include "cuda/team.h"
 
@@ -51,20 +50,31 @@ __device__ __forceinline__ void store_word(int32_t w, const Keeps& keeps, const 
   if (lane == 0) store(w, uint64_t{high} << 32 | low);
 }
 
-// A score per lane: the index it has in the list it comes from, and what narrow() asks of a list.
-template <typename Scores>
+// A score per lane, and the index it has in the list it comes from; key 0 = none. `kSorted`: the
+// indices ascend.
+template <typename AnyTally, bool kSorted>
 struct LaneScores {
   int32_t index;
-  uint32_t k;
-  decltype(std::declval<Scores>().tally(0)) t;
+  uint32_t key;
+  AnyTally tally;
 
-  __device__ __forceinline__ uint32_t key(int32_t) const { return k; }
-  __device__ __forceinline__ auto tally(int32_t) const { return t; }
-  __device__ __forceinline__ static uint32_t key_of_mass(float mass) {
-    return Scores::key_of_mass(mass);
-  }
-  __device__ __forceinline__ int32_t index_of(int32_t lane) const {
-    return __shfl_sync(~0u, index, lane);
+  // The cut after the first of them, best first, that suffices with all before it and `above`; one
+  // does. Every lane adds up what comes before its own score: no step waits for another.
+  __device__ __forceinline__ Cut last_kept(const AnyTally& above, const CutRule& rule) const {
+    const auto lane = static_cast<int32_t>(threadIdx.x % 32);
+    AnyTally set = above;  // and the lane's own score, and those before it
+#pragma unroll 8
+    for (int32_t other = 0; other < 32; ++other) {
+      const uint32_t its_key = __shfl_sync(~0u, key, other);
+      const bool wins_ties = kSorted ? other <= lane : __shfl_sync(~0u, index, other) <= index;
+      const AnyTally its_tally = {__shfl_sync(~0u, tally.mass, other), 1};
+      if (its_key >= key + (wins_ties ? 0 : 1)) set += its_tally;
+    }
+    const bool suffices = key != 0 && rule.suffices(set);
+    const uint32_t fewest = __reduce_min_sync(~0u, suffices ? set.count : ~0u);
+    const uint32_t last = __ballot_sync(~0u, suffices && set.count == fewest);
+    const int32_t owner = __ffs(static_cast<int>(last)) - 1;
+    return {__shfl_sync(~0u, key, owner), __shfl_sync(~0u, index, owner) + 1};
   }
 };
 
@@ -88,8 +98,9 @@ struct WarpTeam {
 
   // The scores whose keys lie in [low, high), at most 32, in their order; 0 elsewhere.
   template <typename Scores>
-  __device__ __forceinline__ LaneScores<Scores> gather(int32_t n, const Scores& scores,
-                                                       uint32_t low, uint32_t high) const {
+  __device__ __forceinline__ auto gather(int32_t n, const Scores& scores, uint32_t low,
+                                         uint32_t high) const {
+    using Result = LaneScores<decltype(scores.tally(0)), /*kSorted=*/true>;
     const auto lane = static_cast<int32_t>(threadIdx.x % 32);
     int32_t count = 0;
     for (int32_t first = 0; first < n; first += 32) {
@@ -100,9 +111,9 @@ struct WarpTeam {
       count += __popc(all);
     }
     __syncwarp();
-    if (lane >= count) return {0, 0, {}};
+    if (lane >= count) return Result{};
     const int32_t x = slots[lane];
-    return {x, scores.key(x), scores.tally(x)};
+    return Result{x, scores.key(x), scores.tally(x)};
   }
 
   template <typename Keeps, typename Store>
@@ -115,7 +126,7 @@ struct WarpTeam {
 
 // All threads of a block. `partial` is shared memory of kBytes.
 struct CtaTeam {
-  static constexpr int32_t kGathers = 1;
+  static constexpr int32_t kGathers = 32;
   static constexpr int kBytes = 2 * 32 * 16;
   unsigned char* partial;
   mutable int turn = 0;  // buffers alternate, so one barrier per sum is enough
@@ -145,6 +156,59 @@ struct CtaTeam {
     if (lane == 0) sums[warp] = total;
     __syncthreads();
     return warp_sum(lane < static_cast<int>(blockDim.x / 32) ? sums[lane] : T{});
+  }
+
+  // The scores whose keys lie in [low, high), at most 32, in any order: the same for every warp.
+  template <typename Scores>
+  __device__ __forceinline__ auto gather(int32_t n, const Scores& scores, uint32_t low,
+                                         uint32_t high) const {
+    using Result = LaneScores<decltype(scores.tally(0)), /*kSorted=*/false>;
+    int32_t* const slots = reinterpret_cast<int32_t*>(partial + turn * 32 * 16);  // as in sum()
+    int32_t& count = slots[32];
+    turn ^= 1;
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    for (int32_t x = static_cast<int32_t>(threadIdx.x); x < n;
+         x += static_cast<int32_t>(blockDim.x)) {
+      if (scores.key(x) - low < high - low) slots[atomicAdd(&count, 1)] = x;
+    }
+    __syncthreads();
+    const auto lane = static_cast<int32_t>(threadIdx.x % 32);
+    Result result = {};
+    if (lane < count) {
+      const int32_t x = slots[lane];
+      result = {x, scores.key(x), scores.tally(x)};
+    }
+    __syncthreads();  // the caller may write the scores
+    return result;
+  }
+
+  // A warp each, at the same time, where that beats the barriers of all.
+  template <typename Result, typename Work>
+  __device__ __forceinline__ void two(int32_t size, Result (&results)[2], const Work& work) const {
+    constexpr int32_t kWarpSize = 640;
+    if (size > kWarpSize) {
+#pragma unroll 1
+      for (int32_t n = 0; n < 2; ++n) {
+        const Result result = work(*this, n);
+        (n == 0 ? results[0] : results[1]) = result;
+      }
+      return;
+    }
+    constexpr int kSlotBytes = 32 * sizeof(int32_t);
+    static_assert(2 * (kSlotBytes + sizeof(Result)) <= kBytes);
+    Result* const shared = reinterpret_cast<Result*>(partial + 2 * kSlotBytes);
+    __syncthreads();  // the last sums are read
+    const auto n = static_cast<int32_t>(threadIdx.x / 32);
+    if (n < 2) {
+      const WarpTeam warp{reinterpret_cast<int32_t*>(partial + n * kSlotBytes)};
+      const Result result = work(warp, n);
+      if (threadIdx.x % 32 == 0) shared[n] = result;
+    }
+    __syncthreads();
+    results[0] = shared[0];
+    results[1] = shared[1];
+    __syncthreads();  // before sums overwrite them
   }
 
   template <typename Keeps, typename Store>

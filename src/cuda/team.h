@@ -25,6 +25,12 @@ struct HostTeam {
     return total;
   }
 
+  // results[n] = work(part of the team, n) for n < 2, each over about `size` things.
+  template <typename Result, typename Work>
+  void two(int32_t, Result (&results)[2], const Work& work) const {
+    for (int32_t n = 0; n < 2; ++n) results[n] = work(*this, n);
+  }
+
   // store(w, word) for each of `words` words: bit b of word w tells whether keeps(64 w + b). One
   // thread stores a word.
   template <typename Keeps, typename Store>

@@ -116,6 +116,31 @@ __device__ void score_rows(const RowItem& item, int32_t rows, const QueryAwareMe
   __syncthreads();
 }
 
+// The same by one warp, for row i alone: a key block per lane. Short problems have fewer units than
+// warps, and latency is all they cost.
+__device__ void score_row(const RowItem& item, int32_t i, float* weights) {
+  const PlanProblem& p = item.p;
+  const int32_t head_dim = p.head_dim, n = item.s.causal_blocks(i);
+  const int64_t stride = p.k_blocks;
+  const float* const q = item.x.q_mean(i);
+  for (int32_t j = static_cast<int32_t>(threadIdx.x % 32); j < n; j += 32) {
+    const float* k = item.x.k_mean + j;
+    float dot = 0.0f;
+    int32_t c = 0;
+#pragma unroll 8
+    for (; c + 4 <= head_dim; c += 4, k += 4 * stride) {
+      const float4 four = *reinterpret_cast<const float4*>(q + c);
+      dot = fmaf(four.x, k[0], dot);
+      dot = fmaf(four.y, k[stride], dot);
+      dot = fmaf(four.z, k[2 * stride], dot);
+      dot = fmaf(four.w, k[3 * stride], dot);
+    }
+    for (; c < head_dim; ++c, k += stride) dot = fmaf(q[c], *k, dot);
+    weights[j] = pooled_score(dot, p.softmax_scale, tokens_of_block(item.s, j));
+  }
+  __syncwarp();
+}
+
 // One warp writes row i from its scores, [causal_blocks(i)]. Returns how many blocks it kept, in
 // lane 0.
 __device__ uint32_t write_query_aware(const WarpTeam& team, const RowItem& item, int32_t i,
@@ -140,8 +165,10 @@ __device__ uint32_t write_query_aware(const WarpTeam& team, const RowItem& item,
   return kept;
 }
 
-template <int kRows>
-__global__ void __launch_bounds__(kRowThreads, 3)
+// kFew: of few key blocks; a warp takes a row from its products to its bits, and none waits for
+// another.
+template <int kRows, bool kFew>
+__global__ void __launch_bounds__(kRowThreads, kFew ? 2 : 3)
     write_rows(const PlanTable* table, int32_t num_items, int32_t max_k_blocks) {
   extern __shared__ float4 memory[];
   const QueryAwareMemory<kRows> m(memory, max_k_blocks);
@@ -149,7 +176,6 @@ __global__ void __launch_bounds__(kRowThreads, 3)
   const CtaTeam team{partial};
   __shared__ int32_t slots[kRowThreads];
   const WarpTeam warp{slots + threadIdx.x / 32 * 32};
-  join_stream();
   for (int32_t n = static_cast<int32_t>(blockIdx.x); n < num_items;
        n += static_cast<int32_t>(gridDim.x)) {
     const PlanProblem p = find_problem(*table, &PlanProblem::first_row_item, n);
@@ -158,16 +184,26 @@ __global__ void __launch_bounds__(kRowThreads, 3)
     const int32_t h = (n - p.first_row_item) % p.heads;
     const int32_t part = items - 1 - (n - p.first_row_item) / p.heads;
     const PlanShape s = shape_of(p);
+    // Only now: the table is older than the kernel before. Few blocks leave room for the next.
+    if (kFew && gridDim.x <= 2 * kSms) {
+      join_stream_and_release();
+    } else {
+      join_stream();
+    }
     HeadState& state = table->states[p.first_head + h];
     const RowItem item{p, s, policy_of(*table, h), state, scores_of(p, h), h, part * kRows};
     const int32_t rows = min(kRows, p.q_blocks - item.first);
     uint32_t kept = 0;
     if (state.pattern == Pattern::kQueryAware && item.policy.kind == PlanPolicy::kCoverage) {
       const int32_t there = min(rows, s.q_blocks - item.first);
-      if (there > 0) score_rows<kRows>(item, there, m);
+      if constexpr (!kFew) {
+        if (there > 0) score_rows<kRows>(item, there, m);
+      }
       for (int32_t r = static_cast<int32_t>(threadIdx.x / 32); r < rows; r += kRowThreads / 32) {
         if (r < there) {
-          kept += write_query_aware(warp, item, item.first + r, m.weights + r * m.stride);
+          float* const weights = m.weights + r * m.stride;
+          if constexpr (kFew) score_row(item, item.first + r, weights);
+          kept += write_query_aware(warp, item, item.first + r, weights);
         } else {
           warp.for_each(p.row_words, [&](int32_t w) { item.row(item.first + r)[w] = 0; });
         }
@@ -176,21 +212,26 @@ __global__ void __launch_bounds__(kRowThreads, 3)
       kept = write_lines(item, rows);
     }
     // Integers: the order of the heads' parts does not matter.
-    const uint32_t total = team.sum(kRowThreads, [&](int32_t) { return kept; });
-    if (threadIdx.x == 0 && total != 0) atomicAdd(&state.kept_blocks, total);
+    if constexpr (kFew) {
+      const uint32_t total = warp_sum(kept);
+      if (threadIdx.x % 32 == 0 && total != 0) atomicAdd(&state.kept_blocks, total);
+    } else {
+      const uint32_t total = team.sum(kRowThreads, [&](int32_t) { return kept; });
+      if (threadIdx.x == 0 && total != 0) atomicAdd(&state.kept_blocks, total);
+    }
   }
 }
 
-template <int kRows>
+template <int kRows, bool kFew = false>
 void launch_with(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
   // No weights where nothing is scored: those of 16 rows would not fit above 3376 key blocks.
   const int32_t weights = sizes.tiles == 0 ? 0 : sizes.max_k_blocks;
   const size_t bytes = QueryAwareMemory<kRows>::bytes(weights);
-  check(cudaFuncSetAttribute(write_rows<kRows>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+  check(cudaFuncSetAttribute(write_rows<kRows, kFew>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(bytes)),
         "cudaFuncSetAttribute");
-  constexpr int32_t kMaxGrid = 132 * 16;  // further items are taken in turn
-  launch("write_rows", write_rows<kRows>,
+  constexpr int32_t kMaxGrid = kSms * 16;  // further items are taken in turn
+  launch("write_rows", write_rows<kRows, kFew>,
          {.grid = static_cast<unsigned>(std::min(sizes.row_items, kMaxGrid)),
           .block = kRowThreads,
           .shared_bytes = bytes,
@@ -204,7 +245,9 @@ void launch_with(const PlanTable* table, const PlanSizes& sizes, cudaStream_t st
 void launch_rows(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
   switch (sizes.rows_per_item) {
     case 16: return launch_with<16>(table, sizes, stream);
-    case 8: return launch_with<8>(table, sizes, stream);
+    case 8:
+      if (sizes.max_k_blocks <= 64) return launch_with<8, /*kFew=*/true>(table, sizes, stream);
+      return launch_with<8>(table, sizes, stream);
     case 6: return launch_with<6>(table, sizes, stream);
     case 4: return launch_with<4>(table, sizes, stream);
     default: return launch_with<1>(table, sizes, stream);

@@ -90,19 +90,31 @@ TEST(DeviceCut, KeepsWhatSortingKeeps) {
   }
 }
 
-// What a warp gathers of a list, by one host thread.
+// What a warp or a block gathers of a list, by one host thread.
 template <typename Scores>
 struct FewScores {
   const Scores& scores;
   std::vector<int32_t> indices;
 
-  bool holds(int32_t lane) const { return lane < static_cast<int32_t>(indices.size()); }
-  int32_t index_of(int32_t lane) const { return indices.at(static_cast<size_t>(lane)); }
-  uint32_t key(int32_t lane) const { return holds(lane) ? scores.key(index_of(lane)) : 0; }
-  auto tally(int32_t lane) const {
-    return holds(lane) ? scores.tally(index_of(lane)) : decltype(scores.tally(0)){};
+  // As every lane does at the same time.
+  template <typename AnyTally>
+  Cut last_kept(const AnyTally& above, const device::CutRule& rule) const {
+    Cut last;
+    uint32_t fewest = ~0u;
+    for (const int32_t x : indices) {
+      const uint32_t key = scores.key(x);
+      AnyTally set = above;
+      for (const int32_t other : indices) {
+        if (scores.key(other) >= key + (other <= x ? 0 : 1)) set += scores.tally(other);
+      }
+      EXPECT_NE(set.count, fewest);
+      if (!rule.suffices(set) || set.count > fewest) continue;
+      fewest = set.count;
+      last = {key, x + 1};
+    }
+    EXPECT_NE(fewest, ~0u);
+    return last;
   }
-  static uint32_t key_of_mass(float mass) { return Scores::key_of_mass(mass); }
 };
 
 struct GatheringTeam : HostTeam {
@@ -118,6 +130,11 @@ struct GatheringTeam : HostTeam {
     EXPECT_LE(few.indices.size(), 32u);
     ++*gathers;
     return few;
+  }
+
+  template <typename Result, typename Work>
+  void two(int32_t, Result (&results)[2], const Work& work) const {
+    for (int32_t n = 0; n < 2; ++n) results[n] = work(*this, n);
   }
 };
 
@@ -258,9 +275,17 @@ void combine(HostProblem& x, int32_t h) {
     for (int32_t n = 0; n < device::kTotalGroups; ++n) {
       top = std::max(top, device::row_max_part(x.s, scores, r, n));
     }
-    double sum = 0.0;
+    float same_top = -INFINITY;
+    double sum = 0.0, groups[device::kTotalParts][device::kTotalGroups / device::kTotalParts];
+    for (int32_t n = 0; n < device::kTotalParts; ++n) {
+      same_top = std::max(same_top, device::row_max_groups(x.s, scores, r, n));
+      device::row_sum_groups(x.s, scores, r, n, top, groups[n]);
+    }
+    EXPECT_EQ(same_top, top);
     for (int32_t n = 0; n < device::kTotalGroups; ++n) {
-      sum += device::row_sum_part(x.s, scores, r, n, top);
+      const double part = device::row_sum_part(x.s, scores, r, n, top);
+      sum += part;
+      EXPECT_EQ(groups[n % device::kTotalParts][n / device::kTotalParts], part);
     }
     scores.row_stats[r] = top;
     scores.row_stats[128 + r] = static_cast<float>(1 / sum);
@@ -327,7 +352,8 @@ TEST(DeviceSelect, GivesTheMasksAndReportsOfTheHostSelector) {
       {.gamma = 0.9f, .tau = 0.1f, .min_budget = 0, .max_budget = 128},
       {.gamma = 0.99f, .tau = 1.0f, .min_budget = 128, .max_budget = 256},
   };
-  int patterns[4] = {}, limited = 0;
+  int patterns[4] = {}, limited = 0, gathers = 0;
+  const GatheringTeam team{{}, &gathers};  // as the device's teams do
   for (const auto& instance : plan_instances()) {
     const AttentionProblem& problem = instance->problem;
     HostProblem x(problem);
@@ -369,14 +395,15 @@ TEST(DeviceSelect, GivesTheMasksAndReportsOfTheHostSelector) {
         const HeadReport expected = internal::select_coverage(problem, policy, reference, mask, h);
 
         const device::PlanPolicy plan = plan_policy(policy);
-        device::HeadState state = device::decide_coverage(HostTeam{}, x.p, x.s, plan, scores,
-                                                          reference.probe_mean.data());
+        std::vector<float> parts(device::kPartialDots);
+        device::HeadState state = device::decide_coverage(
+            team, x.p, x.s, plan, scores, reference.probe_mean.data(), parts.data());
         write_rows(x, h, plan, state, reference);
         double share[128];
         const device::FinishHead head{x.p, x.s, scores, h, share};
         for (int32_t n = 0; n < device::kRowGroups * 128; ++n) head.measure(n / 128, n % 128);
         const HeadReport actual =
-            device::finish_head(HostTeam{}, x.p, x.s, plan, scores, state, h, share);
+            device::finish_head(team, x.p, x.s, plan, scores, state, h, share);
         EXPECT_EQ(actual.pattern, expected.pattern);
         EXPECT_EQ(actual.budget_limited, expected.budget_limited);
         EXPECT_EQ(actual.kept_blocks, expected.kept_blocks);
@@ -394,6 +421,7 @@ TEST(DeviceSelect, GivesTheMasksAndReportsOfTheHostSelector) {
   EXPECT_GT(patterns[static_cast<int>(Pattern::kVerticalSlash)], 10);
   EXPECT_GT(patterns[static_cast<int>(Pattern::kQueryAware)], 10);
   EXPECT_GT(limited, 10);
+  EXPECT_GT(gathers, 100);
 }
 
 }  // namespace
