@@ -2,7 +2,8 @@
 
 // The scheduling warp: takes tiles from the call's counter, counts the key blocks of their rows,
 // announces them to the other warps, and loads Q. It runs ahead of them by a tile, as it has to
-// wait for global memory at every step.
+// wait for global memory at every step; where a tile is long, it takes the next one when its keys
+// are nearly all asked for.
 
 #include "cuda/attend_problem.cuh"
 #include "cuda/attend_shape.cuh"
@@ -47,17 +48,34 @@ class Scheduler {
   // for a barrier's phase; a warp that loads as well has something to do before.
   template <typename WaitFor>
   __device__ bool announce(const Ring<Shape::kTileStages>& at, const WaitFor& wait_for) {
+    if constexpr (Shape::kHasScheduler) {
+      if (takes_late_) {
+        wait_for(shared_.tile_ending[last_.stage()], last_.full_parity());
+        taken_ = take();
+      }
+    }
     while (true) {
       const int32_t tile = __shfl_sync(kAllLanes, taken_, 0);
       if (tile >= call_.num_tiles) {
         post(at, wait_for, {.steps = -1});
         return false;
       }
-      taken_ = take();  // its latency passes while this tile is found
       const AttendProblem& problem = problem_of(tile);
       const TileId id = tile_in_problem(problem, tile - problem.first_tile);
-      if (id.i >= problem.lengths.q_blocks) continue;  // the true q_len is shorter than its bound
-      post(at, wait_for, describe(problem, id));
+      if (id.i >= problem.lengths.q_blocks) {  // the true q_len is shorter than its bound
+        taken_ = take();
+        continue;
+      }
+      const TileWork work = describe(problem, id);
+      post(at, wait_for, work);
+      // A tile that is taken early is one that no other multiprocessor can take; where tiles are
+      // short, the latency of taking late would show.
+      if constexpr (Shape::kHasScheduler) {
+        takes_late_ = work.steps > Shape::kEndingSteps;
+        last_ = at;
+        if (takes_late_) return true;
+      }
+      taken_ = take();
       return true;
     }
   }
@@ -136,7 +154,9 @@ class Scheduler {
   const AttendCall& call_;
   Shared& shared_;
   uint32_t lane_;
-  int32_t taken_ = 0;  // the tile after the one announced last, in lane 0
+  int32_t taken_ = 0;  // the tile after the one announced last, in lane 0, unless takes_late_
+  bool takes_late_ = false;
+  Ring<Shape::kTileStages> last_;  // where the last tile was announced
   int32_t problem_ = -1;
   Ring<Shape::kQStages> q_;
 };

@@ -25,6 +25,7 @@ __device__ void init_barriers(typename Shape::Shared& shared) {
   for (int n = 0; n < Shape::kTileStages; ++n) {
     init(shared.tile_full[n], 1);
     init(shared.tile_empty[n], 32 * (kWarps + Shape::kLoadWarps));
+    init(shared.tile_ending[n], 1);
   }
   for (int n = 0; n < Shape::kQStages; ++n) {
     init(shared.q_full[n], 1);

@@ -9,6 +9,7 @@ import random
 import sys
 
 TILE_STAGES = 2  # kTileStages
+ENDING_STEPS = 2  # kEndingSteps, at the scale of the tiles here
 
 
 class Barrier:
@@ -58,15 +59,17 @@ class Ring:
 
 
 class Model:
-    def __init__(self, seed, tiles, q_stages, k_stages, v_stages, turns, alone, fault):
+    def __init__(self, seed, tiles, q_stages, k_stages, v_stages, alone, fault):
         self.random = random.Random(seed)
-        self.tiles, self.turns, self.alone, self.fault = tiles, turns, alone, fault
+        self.tiles, self.alone, self.fault = tiles, alone, fault
         self.stages = {"tile": TILE_STAGES, "q": q_stages, "k": k_stages, "v": v_stages}
         self.full = {name: [Barrier(1) for _ in range(n)] for name, n in self.stages.items()}
         readers = {"tile": 9 if alone else 10, "q": 8, "k": 7 if fault == "early empty" else 8, "v": 8}
         if fault == "unread tile":
             readers["tile"] = 8
         self.empty = {name: [Barrier(readers[name]) for _ in range(n)] for name, n in self.stages.items()}
+        self.ending = [Barrier(1) for _ in range(TILE_STAGES)]
+        self.ended = -1  # the last tile whose end is near
         self.named = [NamedBarrier() for _ in range(8)]
         self.memory, self.readers, self.copies, self.stored = {}, {}, [], 0
 
@@ -106,11 +109,16 @@ class Model:
         rings["q"].advance()
 
     def schedule(self):
-        rings = self.rings(parity=1)
+        rings, last = self.rings(parity=1), Ring(TILE_STAGES, 0)
         for tile, steps in enumerate(self.tiles):
             yield from self.announce(rings, tile, steps)
             yield
             yield from self.load_q(rings, tile, steps)
+            if steps > ENDING_STEPS:
+                while not self.ending[last.stage].passed(last.parity):
+                    yield
+                assert self.ended >= tile, f"tile {tile} is said to end"
+            last.advance()
         yield from self.announce(rings, -1, 0)
 
     def load(self, names):
@@ -156,12 +164,23 @@ class Model:
             expected += 1
             yield
             self.readers[slot].discard(me)
+
+            def end(ending=self.ending[seen.stage], tile=tile):
+                if names == "k":
+                    self.ended = tile
+                    ending.arrive()
+
+            if steps <= ENDING_STEPS and self.fault != "late end":
+                end()
             if self.fault != "unread tile":
                 self.empty["tile"][seen.stage].arrive()
             seen.advance()
             if tile < 0:
                 return
             for step in range(steps + 1):
+                if step == max(steps - ENDING_STEPS, 0) and (step > 0 or self.fault == "late end"):
+                    yield
+                    end()
                 if step < steps and "k" in names:
                     yield from fill("k", (tile, step))
                 if step == 0 and self.alone:
@@ -197,7 +216,7 @@ class Model:
             while self.named[number].round == before:
                 yield
 
-        if self.turns and group == 0:
+        if group == 0:
             self.named[1].arrive(32, 256)
         while True:
             yield from arrived("tile")
@@ -216,12 +235,11 @@ class Model:
                 if steps > 1:
                     yield from arrived("k")
             for step in range(1, steps):
-                if self.turns:
-                    yield from sync(1 + group, 256)
+                yield from sync(1 + group, 256)
                 read("k", (tile, step))
                 yield from arrived("v")
                 read("v", (tile, step - 1))
-                if self.turns and not (self.fault == "lost turn" and step == 2):
+                if not (self.fault == "lost turn" and step == 2):
                     self.named[2 - group].arrive(32, 256)
                 yield
                 release("k")
@@ -268,7 +286,7 @@ class Model:
 
     def state(self):
         return [(b.missing, b.parity) for group in (self.full, self.empty) for ring in group.values() for b in ring] + [
-            (b.threads, b.round) for b in self.named]
+            (b.missing, b.parity) for b in self.ending] + [(b.threads, b.round) for b in self.named]
 
 
 def main():
@@ -277,14 +295,13 @@ def main():
         choose = random.Random(seed)
         tiles = [choose.choice([0, 0, 1, 1, 2, 3, 4, 7]) for _ in range(choose.randrange(1, 8))]
         for stages in rings:
-            for turns in (False, True):
-                for alone in (False, True):
-                    Model(seed, tiles, *stages, turns, alone, fault=None).run()
-    for fault in ("early empty", "no wait", "lost turn", "unread tile", "unannounced"):
+            for alone in (False, True):
+                Model(seed, tiles, *stages, alone, fault=None).run()
+    for fault in ("early empty", "no wait", "lost turn", "unread tile", "unannounced", "late end"):
         found = 0
         for seed in range(10):
             try:
-                Model(seed, [3, 7, 1, 4, 0, 0, 0, 2], 2, 2, 2, True, fault == "unannounced", fault).run()
+                Model(seed, [3, 7, 1, 4, 0, 0, 5, 0, 0, 6, 2], 2, 2, 2, fault == "unannounced", fault).run()
             except AssertionError:
                 found += 1
         if found == 0:
