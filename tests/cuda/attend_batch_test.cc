@@ -52,6 +52,61 @@ TEST(CudaAttend, AManySidedBatchGivesTheBitsOfEveryProblemAlone) {
   }
 }
 
+// More tiles than multiprocessors: they are sorted by the lengths of their lists, and long ones
+// make the next be taken late. The third problem alone has few, and is not sorted.
+TEST(CudaAttend, TheOrderOfTilesChangesNoBit) {
+  for (const int32_t dim : {64, 128}) {
+    const auto with = [dim](Case c) {
+      c.k_dim = c.v_dim = dim;
+      return half_precision(c);
+    };
+    const std::vector<Case> cases = {
+        with(
+            {.q_len = 1100, .kv_len = 2300, .heads = 20, .kv_heads = 5, .mask = MaskKind::kRandom}),
+        with({.q_len = 1500,
+              .kv_len = 1500,
+              .heads = 6,
+              .kv_heads = 3,
+              .mask = MaskKind::kNullBits}),
+        with(
+            {.q_len = 300, .kv_len = 1999, .heads = 4, .kv_heads = 1, .mask = MaskKind::kAllOnes})};
+    std::vector<std::unique_ptr<Instance>> batch;
+    std::vector<AttentionProblem> problems;
+    std::vector<BlockMask> masks;
+    for (const Case& c : cases) {
+      batch.push_back(std::make_unique<Instance>(c));
+      problems.push_back(batch.back()->problem);
+      masks.push_back(batch.back()->mask);
+    }
+    run_attend(gpu(), problems, masks);
+    for (size_t n = 0; n < batch.size(); ++n) {
+      const Instance alone(cases[n]);
+      run(alone);
+      EXPECT_TRUE(same_results(alone, *batch[n])) << cases[n].name();
+      const Expected expected = expected_attention(problems[n], masks[n]);
+      EXPECT_TRUE(
+          all_close(batch[n]->out.values(), expected.out, tolerance(DType::kBF16, cases[n].kv_len)))
+          << cases[n].name();
+      EXPECT_TRUE(all_close(batch[n]->lse, expected.lse, lse_tolerance(cases[n].kv_len)));
+    }
+  }
+}
+
+// Keys of one kv head that fill the L2: every kv head is a section, sorted apart.
+TEST(CudaAttend, SectionsOfOneKvHeadAreAllComputed) {
+  const Instance x(half_precision({.q_len = 200,
+                                   .kv_len = 140000,
+                                   .heads = 80,
+                                   .kv_heads = 2,
+                                   .k_dim = 64,
+                                   .v_dim = 64,
+                                   .mask = MaskKind::kOneBlock}));
+  run(x);
+  const Expected expected = expected_attention(x.problem, x.mask);
+  EXPECT_TRUE(all_close(x.out.values(), expected.out, tolerance(DType::kBF16, 140000)));
+  EXPECT_TRUE(all_close(x.lse, expected.lse, lse_tolerance(140000)));
+}
+
 // Rows of more than 32 words, which the lanes of a warp read in turns.
 TEST(CudaAttend, RowsLongerThanOneReadOfAWarp) {
   for (const MaskKind mask : {MaskKind::kOneBlock, MaskKind::kRandom, MaskKind::kNullBits}) {
