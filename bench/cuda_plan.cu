@@ -247,7 +247,8 @@ int main(int argc, char** argv) {
       time(kv_len, kv_len, {});
       time(kv_len, kv_len, {.tau = 0.0f});
       if (kv_len > 8192) time(kv_len, 8192, {});
-      if (official && kv_len <= 131072) time(kv_len, kv_len, {.rule = flexprefill::Rule::kOfficial});
+      if (official && kv_len <= 131072)
+        time(kv_len, kv_len, {.rule = flexprefill::Rule::kOfficial});
     }
   }
   return 0;

@@ -20,7 +20,8 @@ namespace {
 constexpr double kLog2E = 1.44269504088896341;
 // The number of pages of a pool is not known; the block table keeps loads inside.
 constexpr int64_t kAnyPages = int64_t{1} << 31;
-constexpr size_t kCounterBytes = 128;  // next_tile of every kernel, before the problems
+// next_tile of every kernel, before the problems.
+constexpr size_t kCounterBytes = 256;
 
 // Keys in a row that one copy can bring.
 int32_t box_keys_of(const KvView& kv) {
@@ -198,7 +199,8 @@ void attend_problems(std::span<const AttentionProblem> problems, std::span<const
                     " query blocks times heads, expected at most 2^31 - 1 in a call");
       }
     }
-    const bool sorts = sorted_tiles + tiles <= kMaxSortedTiles && is_worth_sorting(described, tiles);
+    const bool sorts =
+        sorted_tiles + tiles <= kMaxSortedTiles && is_worth_sorting(described, tiles);
     if (sorts) {
       for (AttendProblem& problem : described)
         problem.g_order = g_order + sorted_tiles + problem.first_tile;

@@ -20,6 +20,7 @@ class TileSorter {
     const int32_t section_tiles = problem.group * problem.tile_blocks * problem.section;
     // Sections stay apart: a range of bins for each.
     const int32_t bins = kBins / ((tiles + section_tiles - 1) / section_tiles);
+    // The first bin has the longest lists.
     const float bins_per_block =
         static_cast<float>(bins - 1) /
         static_cast<float>(max(lengths.causal_blocks(max(lengths.q_blocks, 1) - 1), 1));
@@ -74,7 +75,7 @@ class TileSorter {
     __syncthreads();
   }
 
-  int32_t starts_[kBins];
+  int32_t starts_[kBins];  // tiles per bin, then the place of the next one
   typename Scan::TempStorage scan_;
 };
 

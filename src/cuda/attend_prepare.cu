@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(TileSorter::kThreads)
   release_maps();
   if (from.g_order == nullptr) return;
   if (from.mask.bits != nullptr) {
-    __shared__ TileSorter order;
-    order.write(from, lengths, from.g_order);
+    __shared__ TileSorter sorter;
+    sorter.write(from, lengths, from.g_order);
   } else {
     const int32_t tiles = from.tiles(), threads = static_cast<int32_t>(blockDim.x);
     for (int32_t n = static_cast<int32_t>(threadIdx.x); n < tiles; n += threads)

@@ -24,7 +24,8 @@ enum class KeyCopies : uint8_t {
   kRows,   // 16 bytes at a time: pages of a few tokens
 };
 
-// Calls with more tiles take them in ascending order: their last tiles are a small part.
+// Kernels of a call sort their tiles as long as they have no more than this together. Larger calls
+// take them in ascending order: their last tiles are a small part of the whole.
 constexpr int32_t kMaxSortedTiles = 4096;
 
 struct alignas(128) AttendProblem {
@@ -50,7 +51,7 @@ struct alignas(128) AttendProblem {
   int32_t first_tile;   // in the order of the call: tiles of the problems before
   int32_t tile_blocks;  // query blocks per head, an upper bound
   bool interleaved;     // HeadGrouping
-  int32_t* g_order;     // [tiles()] that are taken in this order, or null: ascending
+  int32_t* g_order;     // this problem's part of AttendCall::g_order, or null
 
   __host__ __device__ int32_t tiles() const { return group * kv_heads * tile_blocks; }
 };

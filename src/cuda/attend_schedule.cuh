@@ -99,7 +99,7 @@ class Scheduler {
   }
 
  private:
-  // The next tile, in lane 0.
+  // The next tile, in lane 0; what the others load means nothing.
   __device__ int32_t take() {
     const int32_t n = lane_ == 0 ? atomicAdd(call_.next_tile, 1) : 0;
     return call_.g_order != nullptr && n < call_.num_tiles ? call_.g_order[n] : n;
@@ -156,7 +156,7 @@ class Scheduler {
   uint32_t lane_;
   int32_t taken_ = 0;  // the tile after the one announced last, in lane 0, unless takes_late_
   bool takes_late_ = false;
-  Ring<Shape::kTileStages> last_;  // where the last tile was announced
+  Ring<Shape::kTileStages> last_;  // where the last tile was announced: `at` before it advanced
   int32_t problem_ = -1;
   Ring<Shape::kQStages> q_;
 };

@@ -1,6 +1,7 @@
 // The attend kernel of Hopper: one block of threads per multiprocessor takes tiles (128 queries of
 // a head) until none is left. One warp finds the next tile (attend_schedule.cuh), two load
-// (attend_load.cuh), eight compute (attend_compute.cuh).
+// (attend_load.cuh), eight compute (attend_compute.cuh). Where rows are gathered, four load, and
+// the first of them finds the next tile.
 //
 //   schedule tile, Q      next tile, Q         rings of stages, "full" and "empty" per stage
 //   load K   K0  K1  K2 ...

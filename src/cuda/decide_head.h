@@ -10,12 +10,14 @@ namespace flexprefill::internal::cuda {
 // results are merged in order, so that the device may share a row among threads.
 inline constexpr int32_t kTotalGroups = 16;
 
+// Of the blocks first, first + kStep, ...
+template <int32_t kStep>
 FLEXPREFILL_DEVICE_FN float row_max_part(const PlanShape& s, const HeadScores& x, int32_t r,
-                                         int32_t group) {
+                                         int32_t first) {
   float top = -INFINITY;
   const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
   FLEXPREFILL_UNROLL_16
-  for (int32_t j = group; j < end; j += kTotalGroups) top = fmaxf(top, x.stat(j, 0)[r]);
+  for (int32_t j = first; j < end; j += kStep) top = fmaxf(top, x.stat(j, 0)[r]);
   return top;
 }
 
@@ -31,18 +33,9 @@ FLEXPREFILL_DEVICE_FN double row_sum_part(const PlanShape& s, const HeadScores& 
   return sum;
 }
 
-// The same for four groups at a time, for few blocks: groups first, first + 4, first + 8 and first
+// The sums of four groups at a time, for few blocks: groups first, first + 4, first + 8 and first
 // + 12 of row r, their loads side by side.
 inline constexpr int32_t kTotalParts = 4;
-
-FLEXPREFILL_DEVICE_FN float row_max_groups(const PlanShape& s, const HeadScores& x, int32_t r,
-                                           int32_t first) {
-  float top = -INFINITY;
-  const int32_t end = s.sees_keys(r) ? seen_blocks(s, r) : 0;
-  FLEXPREFILL_UNROLL_16
-  for (int32_t j = first; j < end; j += kTotalParts) top = fmaxf(top, x.stat(j, 0)[r]);
-  return top;
-}
 
 FLEXPREFILL_DEVICE_FN void row_sum_groups(const PlanShape& s, const HeadScores& x, int32_t r,
                                           int32_t first, float top,

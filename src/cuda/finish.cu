@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish(const PlanTable* tab
 
 void launch_finish(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
   // The masses of a few blocks are read faster than a kernel starts.
-  const bool measures = sizes.max_k_blocks <= 64;
+  const bool measures = is_short(sizes);
   if (!measures) {
     launch("measure", measure,
            {.grid = dim3(static_cast<unsigned>(sizes.heads), kRowGroups),

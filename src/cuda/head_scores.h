@@ -21,7 +21,7 @@ struct HeadScores {
   float* pooled;        // [k_blocks]
   float* slash;         // [buckets]
   uint64_t* columns;    // [row_words] bit j: column j is kept
-  uint64_t* offsets;    // [line_words - row_words] kept block offsets in reverse, see offset_bits()
+  uint64_t* offsets;    // [line_words - row_words] kept block offsets in reverse, see store_lines()
   float* tokens;        // kOfficial: [2, 128 k_blocks] mass per key and per distance
   const float* k_mean;  // [head_dim, k_blocks]
   int32_t k_blocks, offset_words;

@@ -37,8 +37,8 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
 
 #ifdef __CUDACC__
 // Waits for the kernels before this one and what they wrote. Every block of a kernel that joins
-// calls it, so that waiting for one kernel is waiting for all before it; before it, a kernel reads
-// only what the kernels before the previous one wrote.
+// calls it, and before it releases, so that waiting for one kernel is waiting for all before it,
+// and before it a kernel may read what the kernels before the previous one wrote.
 __device__ __forceinline__ void join_stream() { cudaGridDependencySynchronize(); }
 
 // Lets the next kernel start its blocks once all of this one's have come here or ended. For kernels

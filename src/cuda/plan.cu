@@ -1,7 +1,7 @@
 // plan() on the host side: lays out the scratch, describes the call in a table, and launches
 //
 //   copy_table -> score_coverage -> total_rows, combine_blocks -> decide
-//     -> mean_queries, write_rows -> finish
+//     -> mean_queries, write_rows -> measure, finish
 //
 // docs/plan_cuda.md tells what each does. The table travels in kernel arguments: a copy from host
 // memory would have to outlive a captured graph.
@@ -169,12 +169,7 @@ struct Call {
 
   // Cuts the probe kernels' work into as many parts as run at once, and the rows into items.
   void number_work() {
-    int64_t blocks = 0;
-    for (const PlanProblem& p : problems) blocks += int64_t{parts(p)} * p.k_blocks;
-    const int32_t slots = score_slots();
-    int64_t chunk = std::max<int64_t>(1, (blocks + slots - 1) / slots);
-    while (chunk < sizes.max_k_blocks && score_items(chunk) > slots) ++chunk;
-    table.blocks_per_chunk = static_cast<int32_t>(std::min<int64_t>(chunk, 1 << 20));
+    table.blocks_per_chunk = blocks_per_chunk();
     // Rows that share a pass over the mean keys; as many as fit beside each other.
     sizes.rows_per_item = 16;
     if (scores(PlanPolicy::kCoverage) || scores(PlanPolicy::kOfficial)) {
@@ -198,14 +193,29 @@ struct Call {
     }
   }
 
-  // Blocks of the probe kernels that run at once: of score_coverage with 64 channels two per SM.
-  int32_t score_slots() const {
-    const uint32_t small = tile_class(/*is_f16=*/false, 64) | tile_class(/*is_f16=*/true, 64);
-    const bool two = (sizes.tiles & ~small) == 0 && !has(PlanPolicy::kOfficial);
-    return two ? 2 * kSms : kSms;
+  // Key blocks of a score item, so that all items run at once and are equally long. Where short
+  // problems alone are more items than that, shorter ones, so that the last to end are short.
+  int32_t blocks_per_chunk() const {
+    int64_t blocks = 0;
+    for (const PlanProblem& p : problems) blocks += int64_t{parts(p)} * p.k_blocks;
+    const int32_t slots = score_slots();
+    const int64_t even = std::max<int64_t>(1, (blocks + slots - 1) / slots);
+    int64_t chunk = even;
+    while (chunk < 2 * even && score_items(chunk) > slots) ++chunk;
+    if (score_items(chunk) > slots) chunk = std::max<int64_t>(1, even / 2);
+    return static_cast<int32_t>(std::min<int64_t>(chunk, 1 << 20));
   }
 
-  static int32_t parts(const PlanProblem& p) { return p.kv_heads * p.head_groups; }
+  // Blocks of score_coverage that run at once: with 64 channels two per SM.
+  int32_t score_slots() const {
+    const uint32_t small = tile_class(/*is_f16=*/false, 64) | tile_class(/*is_f16=*/true, 64);
+    return (sizes.tiles & ~small) == 0 ? 2 * kSms : kSms;
+  }
+
+  // Score items of a chunk of keys; none of a problem that is not scored.
+  static int32_t parts(const PlanProblem& p) {
+    return p.stat_blocks == 0 ? 0 : p.kv_heads * p.head_groups;
+  }
 
   int64_t score_items(int64_t chunk) const {
     int64_t items = 0;

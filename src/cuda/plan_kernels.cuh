@@ -22,9 +22,9 @@ struct PlanSizes {
   uint32_t tiles = 0;  // bit tile_class() of every problem that may be scored
 };
 
-// Whether the block sums are few enough for one block of threads per head: then decide takes them,
-// two launches less.
-inline bool decide_combines(const PlanSizes& sizes) { return sizes.max_k_blocks <= 64; }
+// Whether every problem is so short that a launch costs more than what it starts: then decide takes
+// the block sums, a warp writes a mask row alone, and finish measures.
+inline bool is_short(const PlanSizes& sizes) { return sizes.max_k_blocks <= 64; }
 
 // What each step takes from sizes. `table` lies on the device.
 void launch_score_coverage(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream);

@@ -102,7 +102,6 @@ struct PlanProblem {
 struct PlanTable {
   int32_t num_problems, num_policies;
   int32_t blocks_per_chunk;
-  int32_t rows_per_item;
   const PlanProblem* problems;  // [num_problems]
   const PlanPolicy* policies;   // [num_policies]
   HeadState* states;            // [heads of all problems]

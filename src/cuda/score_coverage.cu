@@ -7,8 +7,8 @@
 // sums of one head are taken the products of the next are under way.
 
 #include <bit>
-#include "cuda/head_scores.h"
 
+#include "cuda/head_scores.h"
 #include "cuda/launch.cuh"
 #include "cuda/plan_kernels.cuh"
 #include "cuda/probe_tile.cuh"
@@ -297,8 +297,9 @@ void launch_if_needed(const PlanTable* table, const PlanSizes& sizes, cudaStream
   check(cudaFuncSetAttribute(score_coverage<T, kHeadDim>,
                              cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
-  // Then decide() follows, whose few blocks need an SM each and cannot crowd.
-  const bool releases = decide_combines(sizes);
+  // Then decide() follows (or scores of another dtype), whose few blocks need an SM each and cannot
+  // crowd.
+  const bool releases = is_short(sizes);
   launch("score_coverage", score_coverage<T, kHeadDim>,
          {.grid = static_cast<unsigned>(sizes.score_items),
           .block = Layout<kHeadDim>::kThreads,

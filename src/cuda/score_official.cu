@@ -243,7 +243,7 @@ void launch_pass(const PlanTable* table, const PlanSizes& sizes, cudaStream_t st
   check(cudaFuncSetAttribute(score_official<kHeadDim, kPass>,
                              cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
-  const int32_t parts = std::clamp((132 + sizes.heads - 1) / sizes.heads, 1, sizes.max_k_blocks);
+  const int32_t parts = std::clamp((kSms + sizes.heads - 1) / sizes.heads, 1, sizes.max_k_blocks);
   launch("score_official", score_official<kHeadDim, kPass>,
          {.grid = dim3(static_cast<unsigned>(sizes.heads), static_cast<unsigned>(parts)),
           .block = kPairThreads,

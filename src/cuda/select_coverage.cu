@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kTotalThreads) total_rows(const PlanTable* tab
   __shared__ double sums[kTotalGroups][32];
   const int lane = static_cast<int>(threadIdx.x % 32), group = static_cast<int>(threadIdx.x / 32);
   const int32_t r = static_cast<int32_t>(blockIdx.y) * 32 + lane;
-  tops[group][lane] = row_max_part(s, x, r, group);
+  tops[group][lane] = row_max_part<kTotalGroups>(s, x, r, group);
   __syncthreads();
   float top = tops[0][lane];
   for (int n = 1; n < kTotalGroups; ++n) top = fmaxf(top, tops[n][lane]);
@@ -92,7 +92,7 @@ __device__ __forceinline__ void combine_head(const PlanShape& s, const HeadScore
   static_assert(kDecideThreads == kTotalParts * kPlanRows);
   const auto r = static_cast<int32_t>(threadIdx.x) % kPlanRows;
   const auto first = static_cast<int32_t>(threadIdx.x) / kPlanRows;
-  tops[first * kPlanRows + r] = row_max_groups(s, x, r, first);
+  tops[first * kPlanRows + r] = row_max_part<kTotalParts>(s, x, r, first);
   __syncthreads();
   float top = tops[r];
 #pragma unroll
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const PlanTable* tab
 }  // namespace
 
 void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t stream) {
-  if (decide_combines(sizes)) return;
+  if (is_short(sizes)) return;
   const auto heads = static_cast<unsigned>(sizes.heads);
   launch("total_rows", total_rows,
          {.grid = dim3(heads, kPlanRows / 32),
@@ -180,7 +180,7 @@ void launch_combine(const PlanTable* table, const PlanSizes& sizes, cudaStream_t
 
 void launch_decide(const PlanTable* table, const PlanSizes& sizes, bool scored,
                    cudaStream_t stream) {
-  launch("decide", scored && decide_combines(sizes) ? decide<true> : decide<false>,
+  launch("decide", scored && is_short(sizes) ? decide<true> : decide<false>,
          {.grid = static_cast<unsigned>(sizes.heads),
           .block = kDecideThreads,
           .stream = stream,

@@ -259,7 +259,7 @@ void launch_on_rows(const char* name, void (*kernel)(Parameters...), int32_t row
                              static_cast<int>(bytes)),
         "cudaFuncSetAttribute");
   launch(name, kernel,
-         {.grid = static_cast<unsigned>(std::min(sizes.row_items, 132 * 8)),
+         {.grid = static_cast<unsigned>(std::min(sizes.row_items, kSms * 8)),
           .block = kRowThreads,
           .shared_bytes = bytes,
           .stream = stream},

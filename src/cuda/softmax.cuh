@@ -33,8 +33,9 @@ __device__ inline void mask_scores(float (&r_s)[kCount], const int32_t (&last)[2
   }
 }
 
-// How far, in log2, a score may exceed m before m follows; and what P then reaches, less a margin
-// that is wider than the rounding of exponents.
+// How far, in log2, a score may exceed m before m follows. A row whose sums of P stay below
+// kMaxSum, which is less than 2^kMaxGrowth by more than rounding, has no score for which m would
+// follow.
 constexpr float kMaxGrowth = 8.01f;
 constexpr float kMaxSum = 0x1p8f;
 
@@ -84,7 +85,9 @@ __device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c
   }
   if (__any_sync(~0u, huge[0] || huge[1])) {
     // The other rows of the warp get the same bits as below.
-    const float shift[2] = {huge[0] ? m[0] : 0.0f, huge[1] ? m[1] : 0.0f};
+    // Nothing is subtracted from rows whose scores so far are all -inf: they weigh 0.
+    const auto shift_of = [&](int r) { return huge[r] && m[r] != -INFINITY ? m[r] : 0.0f; };
+    const float shift[2] = {shift_of(0), shift_of(1)};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (!huge[r]) continue;

@@ -29,7 +29,7 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
-// Fixed-point masses below 2^56 a lane, in two halves that do not overflow 32 bits.
+// Fixed-point masses below 2^53 a lane, in two halves that do not overflow 32 bits.
 __device__ __forceinline__ Tally warp_sum(const Tally& value) {
   const uint32_t low = __reduce_add_sync(~0u, static_cast<uint32_t>(value.mass & 0x3ffffffu));
   const uint32_t high = __reduce_add_sync(~0u, static_cast<uint32_t>(value.mass >> 26));

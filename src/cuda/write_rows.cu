@@ -3,8 +3,8 @@
 // blocks that reach gamma.
 
 #include <algorithm>
-#include "cuda/decide_head.h"
 
+#include "cuda/decide_head.h"
 #include "cuda/launch.cuh"
 #include "cuda/plan_kernels.cuh"
 #include "cuda/team.cuh"
@@ -246,7 +246,7 @@ void launch_rows(const PlanTable* table, const PlanSizes& sizes, cudaStream_t st
   switch (sizes.rows_per_item) {
     case 16: return launch_with<16>(table, sizes, stream);
     case 8:
-      if (sizes.max_k_blocks <= 64) return launch_with<8, /*kFew=*/true>(table, sizes, stream);
+      if (is_short(sizes)) return launch_with<8, /*kFew=*/true>(table, sizes, stream);
       return launch_with<8>(table, sizes, stream);
     case 6: return launch_with<6>(table, sizes, stream);
     case 4: return launch_with<4>(table, sizes, stream);

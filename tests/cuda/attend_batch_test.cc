@@ -107,6 +107,24 @@ TEST(CudaAttend, SectionsOfOneKvHeadAreAllComputed) {
   EXPECT_TRUE(all_close(x.lse, expected.lse, lse_tolerance(140000)));
 }
 
+// A score of -inf weighs nothing, also while a row has no other.
+TEST(CudaAttend, ScoresOfMinusInfinityWeighNothing) {
+  for (const int32_t dim : {64, 96, 128, 192, 256}) {
+    Instance x(half_precision({.q_len = 300, .kv_len = 300, .k_dim = dim, .v_dim = dim}));
+    for (int32_t h = 0; h < x.problem.q.heads; ++h) {
+      for (int64_t t = 0; t < 300; ++t) x.q.set(t, h, 0, 1.0f);
+    }
+    for (int32_t h = 0; h < x.problem.kv.k.heads; ++h) {
+      for (const int64_t t : {0, 1, 131}) x.k.set(t, h, 0, -INFINITY);
+    }
+    run(x);
+    const Expected expected = expected_attention(x.problem, x.mask);
+    EXPECT_TRUE(all_close(x.out.values(), expected.out, tolerance(DType::kBF16, 300))) << dim;
+    EXPECT_TRUE(all_close(x.lse, expected.lse, lse_tolerance(300))) << dim;
+    EXPECT_EQ(x.lse[0], -INFINITY);
+  }
+}
+
 // Rows of more than 32 words, which the lanes of a warp read in turns.
 TEST(CudaAttend, RowsLongerThanOneReadOfAWarp) {
   for (const MaskKind mask : {MaskKind::kOneBlock, MaskKind::kRandom, MaskKind::kNullBits}) {

@@ -15,6 +15,13 @@ TEST_F(CudaPlan, SurroundingsChangeNoBit) {
   std::vector<PlanCase> list = cases();
   list.push_back({.q_len = 0, .kv_len = 100, .head_dim = 64, .dtype = DType::kBF16});
   list.push_back({.q_len = 3, .kv_len = 0, .q_start = 5, .head_dim = 64, .dtype = DType::kBF16});
+  // Above 64 key blocks the sums have kernels of their own: in the batch, not for the others alone.
+  list.push_back({.q_len = 300,
+                  .kv_len = 9000,
+                  .heads = 7,
+                  .kv_heads = 1,
+                  .head_dim = 128,
+                  .dtype = DType::kF16});
   std::vector<std::unique_ptr<DeviceInstance>> instances;
   std::vector<AttentionProblem> batch;
   for (const PlanCase& c : list) {
@@ -45,6 +52,48 @@ TEST_F(CudaPlan, SurroundingsChangeNoBit) {
         EXPECT_TRUE(same_bits(split.reports[0][static_cast<size_t>(h)],
                               together.reports[p][static_cast<size_t>(h)]));
       }
+    }
+  }
+}
+
+// Kernels start early, and read the call's table before they wait for the kernel before.
+TEST_F(CudaPlan, PlansInARowShareTheirScratch) {
+  const DeviceInstance short_one(
+      {.q_len = 1500, .kv_len = 1500, .head_dim = 64, .dtype = DType::kBF16});
+  const DeviceInstance long_one(
+      {.q_len = 300, .kv_len = 9000, .head_dim = 128, .dtype = DType::kF16});
+  const Policy policy = FlexPrefill{.gamma = 0.9f, .min_budget = 0};
+  const std::span<const Policy> policies(&policy, 1);
+  struct Plan {
+    AttentionProblem problem;
+    DevicePlan alone;
+    DeviceMemory bits, reports;
+    BlockMask mask;
+  };
+  std::vector<Plan> plans;
+  size_t bytes = 0;
+  for (const DeviceInstance* x : {&short_one, &long_one}) {
+    const AttentionProblem& problem = x->device.problem;
+    BlockMask mask = block_grid(problem);
+    DeviceMemory bits(static_cast<size_t>(mask.num_words()) * 8);
+    mask.bits = bits.as<uint64_t>();
+    plans.push_back({problem, device_plan(problem, policy), std::move(bits),
+                     DeviceMemory(static_cast<size_t>(mask.heads) * sizeof(HeadReport)), mask});
+    bytes = std::max(bytes, internal::cuda::plan_scratch_bytes(std::span(&problem, 1), policies));
+  }
+  const DeviceMemory scratch(bytes, 0xa5);
+  for (int round = 0; round < 50; ++round) {
+    for (const Plan& plan : plans) {
+      HeadReport* const reports = plan.reports.as<HeadReport>();
+      internal::cuda::plan_problems(std::span(&plan.problem, 1), policies, std::span(&plan.mask, 1),
+                                    std::span(&reports, 1), scratch.span(), {});
+    }
+    CHECK_CUDA(cudaDeviceSynchronize());
+    for (const Plan& plan : plans) {
+      ASSERT_EQ(plan.bits.to_host<uint64_t>(), plan.alone.bits[0]) << "round " << round;
+      const auto reports = plan.reports.to_host<HeadReport>();
+      for (size_t h = 0; h < reports.size(); ++h)
+        ASSERT_TRUE(same_bits(reports[h], plan.alone.reports[0][h])) << "head " << h;
     }
   }
 }

@@ -273,12 +273,12 @@ void combine(HostProblem& x, int32_t h) {
   for (int32_t r = 0; r < 128; ++r) {
     float top = -INFINITY;
     for (int32_t n = 0; n < device::kTotalGroups; ++n) {
-      top = std::max(top, device::row_max_part(x.s, scores, r, n));
+      top = std::max(top, device::row_max_part<device::kTotalGroups>(x.s, scores, r, n));
     }
     float same_top = -INFINITY;
     double sum = 0.0, groups[device::kTotalParts][device::kTotalGroups / device::kTotalParts];
     for (int32_t n = 0; n < device::kTotalParts; ++n) {
-      same_top = std::max(same_top, device::row_max_groups(x.s, scores, r, n));
+      same_top = std::max(same_top, device::row_max_part<device::kTotalParts>(x.s, scores, r, n));
       device::row_sum_groups(x.s, scores, r, n, top, groups[n]);
     }
     EXPECT_EQ(same_top, top);
