@@ -1,4 +1,4 @@
-// Times attend() (and plan()) of the cuda backend:  cuda_attention_bench [--only NAME[,NAME]]
+// Times attend() of the cuda backend:  cuda_attention_bench [--only NAME[,NAME]]
 // [--match TEXT] [--repeats N]  NAME: dense, dims, sparse, chunk, paged; --match takes the lines
 // that contain TEXT. bf16, random normal data, medians of event times. FLOP are counted
 // exact-causal for dense, and as whole 128 x 128 blocks for masks. One line per measurement:
@@ -9,9 +9,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>

@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <functional>
 #include <numeric>
+#include <span>
 #include <vector>
 
 #include "cuda/attend_prepare.cuh"
@@ -84,8 +86,8 @@ std::string pages_why_not(const KvView& kv) {
   return "";
 }
 
-// Half of the L2 for keys and values: more heads at once balance better, but only while their keys
-// are read from memory once.
+// Keys and values of this many bytes stay in the L2 (50 MB) beside what else passes: more heads at
+// once balance better, but only while their keys are read from memory once.
 int32_t section_of(const AttentionProblem& problem) {
   constexpr int64_t kSectionBytes = 32 << 20;
   const int64_t head_bytes =

@@ -111,9 +111,9 @@ struct AttendShape {
   static constexpr int kEndingSteps = 8;
 
   // Barriers are named by their event. "full": one arrival of each warp that writes, and the bytes
-  // of the copy. "ending": the warp that loads K has kEndingSteps to go. "empty": one arrival of
-  // every warp that reads; of tile_empty one of every lane, as
-  // compute-sanitizer's racecheck does not see that lanes wait for each other before.
+  // of the copy. "empty": one arrival of every warp that reads; of tile_empty one of every lane, as
+  // compute-sanitizer's racecheck does not see that lanes wait for each other before. "ending": the
+  // warp that loads K has kEndingSteps to go.
   struct Shared {
     alignas(1024) std::byte q[kQStages][Q::kBytes];  // O leaves through it as well
     alignas(1024) std::byte k[kKStages][K::kBytes];

@@ -6,8 +6,8 @@
 
 namespace flexprefill::internal::cuda {
 
-// The row's maximum over key blocks, and 1 / the row's sum at that maximum; `groups` partial
-// results are merged in order, so that the device may share a row among threads.
+// A row's maximum over key blocks, and its sum at that maximum. The sum is taken in kTotalGroups
+// parts, merged in order, so that threads may share a row, in any way, and get the same bits.
 inline constexpr int32_t kTotalGroups = 16;
 
 // Of the blocks first, first + kStep, ...

@@ -1,8 +1,8 @@
 #pragma once
 
-// One head's scores in scratch, and Rule::kCoverage's way from the probe's block sums to the head's
-// pattern: row totals, mass per block and bucket, divergence, cuts. Team code (team.h); the
-// formulas and their reasons are in docs/algorithm.md and src/select_coverage.cc.
+// One head's scores in scratch, and what the steps of plan() share: row masses, sums per block and
+// bucket, words of the mask. Team code (team.h); the formulas and their reasons are in
+// docs/algorithm.md and src/select_coverage.cc.
 
 #include <cmath>
 #include <cstdint>

@@ -36,9 +36,10 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
 }
 
 #ifdef __CUDACC__
-// Waits for the kernels before this one and what they wrote. Every block of a kernel that joins
-// calls it, and before it releases, so that waiting for one kernel is waiting for all before it,
-// and before it a kernel may read what the kernels before the previous one wrote.
+// Waits for the kernels before this one and for what they wrote. Every block of a kernel that joins
+// calls this, and before release_stream(): then waiting for one kernel is waiting for all before
+// it. What a block reads before this call must have been written before the previous kernel
+// started.
 __device__ __forceinline__ void join_stream() { cudaGridDependencySynchronize(); }
 
 // Lets the next kernel start its blocks once all of this one's have come here or ended. For kernels

@@ -24,7 +24,7 @@ namespace {
 constexpr size_t kScratchAlign = 256;
 
 struct TablePart {
-  uint32_t words[960];  // kernel arguments are at most 4 KB
+  uint32_t words[960];  // a short copy, for few problems; arguments may be longer
 };
 
 __global__ void copy_table(const __grid_constant__ TablePart part, uint32_t* to, int32_t words) {

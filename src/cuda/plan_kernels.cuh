@@ -51,7 +51,8 @@ constexpr uint32_t tile_class(bool is_f16, int32_t dim) {
 }
 
 // Heads of a kv head that one block of the probe kernels scores: their queries share a tile of
-// keys. More do not fit into shared memory beside two tiles of keys.
+// keys. More do not fit into shared memory beside two tiles of keys (64 channels: into half of it,
+// as two blocks share an SM).
 constexpr int32_t probe_heads(int32_t head_dim) {
   return head_dim <= 128 ? 4 : head_dim <= 192 ? 2 : 1;
 }

@@ -128,9 +128,10 @@ __device__ inline void pack_p(uint32_t (&r_p)[kCount / 2], const float (&r_s)[kC
   for (int n = 0; n < kCount / 2; ++n) r_p[n] = pack<Element>(r_s[2 * n], r_s[2 * n + 1]);
 }
 
-// The same without a maximum while no P comes near 2^8 with the one known, which their sums show;
-// r_s stays for the case that one does. Whether O has to be rescaled. A row's result depends on
-// nothing but the row: where the sum is small, softmax_step() would keep m and find the same P.
+// softmax_step() and pack_p() without a maximum, while no P comes near 2^8 with the one known,
+// which their sums show; r_s stays for the case that one does. Returns whether O has to be
+// rescaled. A row's result depends on nothing but the row: where the sum is small, softmax_step()
+// would keep m and find the same P.
 template <typename Element, int kCount>
 __device__ inline bool softmax_step_reusing_max(uint32_t (&r_p)[kCount / 2], float (&r_s)[kCount],
                                                 RowState& row, float c) {

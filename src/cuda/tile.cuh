@@ -87,14 +87,7 @@ class Ring {
   uint32_t stage_ = 0, parity_ = 0;
 };
 
-// The place after this one.
-template <int kStages>
-__device__ inline Ring<kStages> after(Ring<kStages> ring) {
-  ring.advance();
-  return ring;
-}
-
-// One register for both.
+// The same in one register, where the number of stages is a power of two.
 template <int kStages>
 requires(std::has_single_bit(unsigned{kStages})) class Ring<kStages> {
  public:
@@ -107,6 +100,13 @@ requires(std::has_single_bit(unsigned{kStages})) class Ring<kStages> {
  private:
   uint32_t count_ = 0;
 };
+
+// The place after this one.
+template <int kStages>
+__device__ inline Ring<kStages> after(Ring<kStages> ring) {
+  ring.advance();
+  return ring;
+}
 
 // ---- TMA ----
 
@@ -137,6 +137,7 @@ __device__ inline void load_box(uint32_t s_to, const CUtensorMap* map, Barrier& 
       "r"(start.at[3]), "r"(start.at[4]), "l"(hint)
       : "memory");
 }
+
 // ---- asynchronous copies of 16 bytes ----
 
 // Zeros where `exists` is false; `from` is then not read.

@@ -20,26 +20,29 @@ TEST(CudaAttend, EveryTailOfEveryKernel) {
   }
 }
 
-// 100 problems: more than one copy of descriptions, every kernel, empty ones among them.
+// 200 problems: every kernel of contiguous keys, of one more than prepare takes in a launch, and
+// empty ones among them.
 TEST(CudaAttend, AManySidedBatchGivesTheBitsOfEveryProblemAlone) {
-  const int32_t dims[][2] = {{64, 64}, {128, 128}, {192, 128}, {256, 256}, {96, 96}};
+  const int32_t dims[][2] = {{64, 64}, {96, 96}, {128, 128}, {192, 128}, {192, 192}, {256, 256}};
   const int64_t lengths[] = {0, 1, 127, 128, 129, 300, 17};
   const int32_t heads[][2] = {{1, 1}, {4, 2}, {7, 1}, {8, 8}};
   std::vector<std::unique_ptr<Instance>> batch;
   std::vector<Case> cases;
   std::vector<AttentionProblem> problems;
   std::vector<BlockMask> masks;
-  for (size_t n = 0; n < 100; ++n) {
+  for (size_t n = 0; n < 200; ++n) {
+    const bool many_sided = n < 100;  // the others go to one kernel
+    const auto& dim = dims[many_sided ? n / 2 % 6 : 2];
     const int64_t q_len = lengths[n % 7];
     Case c = {.q_len = q_len,
               .kv_len = q_len + lengths[n / 7 % 7],
               .heads = heads[n % 4][0],
               .kv_heads = heads[n % 4][1],
-              .k_dim = dims[n % 5][0],
-              .v_dim = dims[n % 5][1],
+              .k_dim = dim[0],
+              .v_dim = dim[1],
               .grouping = n % 3 == 0 ? HeadGrouping::kInterleaved : HeadGrouping::kBlocked,
               .mask = n % 2 == 0 ? MaskKind::kRandom : MaskKind::kNullBits};
-    cases.push_back(half_precision(c, n % 4 < 2 ? DType::kBF16 : DType::kF16));
+    cases.push_back(half_precision(c, many_sided && n % 2 == 1 ? DType::kF16 : DType::kBF16));
     batch.push_back(std::make_unique<Instance>(cases.back()));
     problems.push_back(batch.back()->problem);
     masks.push_back(batch.back()->mask);

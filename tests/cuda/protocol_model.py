@@ -290,7 +290,8 @@ class Model:
 
 
 def main():
-    rings = ((2, 2, 2), (2, 4, 4), (1, 2, 2), (1, 3, 2), (2, 3, 3))  # as attend_shape.cuh chooses them
+    # As attend_shape.cuh chooses them; the last is tighter.
+    rings = ((2, 4, 4), (2, 4, 3), (2, 3, 2), (1, 2, 2), (1, 4, 3), (1, 3, 2), (2, 2, 2))
     for seed in range(6):
         choose = random.Random(seed)
         tiles = [choose.choice([0, 0, 1, 1, 2, 3, 4, 7]) for _ in range(choose.randrange(1, 8))]
