@@ -55,16 +55,22 @@ FLEXPREFILL_DEVICE_FN void row_sum_groups(const PlanShape& s, const HeadScores& 
   }
 }
 
+// exp(score - top) in place; returns their sum.
+template <typename Team>
+FLEXPREFILL_DEVICE_FN double exponentiate(const Team& team, float* scores, int32_t n, float top) {
+  return team.sum(n, [&](int32_t j) {
+    const float weight = expf(scores[j] - top);
+    scores[j] = weight;
+    return static_cast<double>(weight);
+  });
+}
+
 // `units` times the softmax, in place; the scores' maximum is `top`. Whether the weights are
 // finite.
 template <typename Team>
 FLEXPREFILL_DEVICE_FN bool softmax(const Team& team, float* scores, int32_t n, float top,
                                    float units = 1.0f) {
-  const double total = team.sum(n, [&](int32_t j) {
-    const float weight = expf(scores[j] - top);
-    scores[j] = weight;
-    return static_cast<double>(weight);
-  });
+  const double total = exponentiate(team, scores, n, top);
   const float inverse = static_cast<float>(static_cast<double>(units) / total);
   team.for_each(n, [&](int32_t j) { scores[j] *= inverse; });
   return total == total && total <= 1e300;
@@ -148,11 +154,7 @@ FLEXPREFILL_DEVICE_FN double js_distance(const Team& team, const float* a, const
 template <typename Team>
 FLEXPREFILL_DEVICE_FN double pooled_distance(const Team& team, const HeadScores& x, int32_t n,
                                              float top) {
-  const double total = team.sum(n, [&](int32_t j) {
-    const float weight = expf(x.pooled[j] - top);
-    x.pooled[j] = weight;
-    return static_cast<double>(weight);
-  });
+  const double total = exponentiate(team, x.pooled, n, top);
   const float inverse = static_cast<float>(1.0 / total);
   const double divergence = team.sum(
       n, [&](int32_t j) { return js_term(x.vertical[j], x.pooled[j] * inverse, /*zero=*/0.0); });

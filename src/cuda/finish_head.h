@@ -16,9 +16,7 @@ struct FinishHead {
   int32_t h;
   double* share;  // [128] kept share of each probe row; shared memory, which measure() needs not
 
-  FLEXPREFILL_DEVICE_FN uint64_t* row(int32_t i) const {
-    return p.bits + (int64_t{h} * p.q_blocks + i) * p.row_words;
-  }
+  FLEXPREFILL_DEVICE_FN uint64_t* row(int32_t i) const { return p.row(h, i); }
   FLEXPREFILL_DEVICE_FN int32_t first_row() const { return s.block_row(s.first_seeing); }
   FLEXPREFILL_DEVICE_FN int32_t rows() const {
     return s.block_row(s.probe_rows - 1) - first_row() + 1;

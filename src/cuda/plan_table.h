@@ -97,6 +97,11 @@ struct PlanProblem {
   int32_t head_groups;      // parts that the heads of a kv head are scored in
   int32_t tile_dim;         // head_dim as the probe kernels have it: 64, 96, 128, 192, 256
   int32_t score_chunks;     // parts that the key blocks are scored in
+
+  // Row i of head h's mask.
+  FLEXPREFILL_DEVICE_FN uint64_t* row(int32_t h, int32_t i) const {
+    return bits + (int64_t{h} * q_blocks + i) * row_words;
+  }
 };
 
 struct PlanTable {

@@ -52,8 +52,8 @@ struct RowColumns {
 
 // The sums of one head and key block; s holds 2 rows x 32 columns per thread, as wgmma leaves them.
 template <bool kEdge>
-__device__ __forceinline__ void store_sums(const float (&s)[64], float scale_log2,
-                                           const RowColumns& columns, float* stat, int row) {
+__device__ __forceinline__ void store_row_sums(const float (&s)[64], float scale_log2,
+                                               const RowColumns& columns, float* stat, int row) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     // Compared where they are used: hoisted out of the loop over heads, 64 predicates would have to
@@ -279,9 +279,9 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, Layout<kHeadDim>::
           const int64_t seen = s.first_position + row + 8 * half + 1 - first;
           columns.seen[half] = columns_below(plan_min(there, seen));
         }
-        store_sums<true>(scores, scale_log2, columns, stat, row);
+        store_row_sums<true>(scores, scale_log2, columns, stat, row);
       } else {
-        store_sums<false>(scores, scale_log2, columns, stat, row);
+        store_row_sums<false>(scores, scale_log2, columns, stat, row);
       }
     }
     __syncthreads();  // before the next tile overwrites this one

@@ -238,8 +238,7 @@ __global__ void __launch_bounds__(kRowThreads, 2)
             before += static_cast<unsigned>(__popc(ties));
           }
           if (lane != 0) continue;
-          uint64_t* const word =
-              item.p.bits + (int64_t{item.h} * item.p.q_blocks + i) * item.p.row_words + w;
+          uint64_t* const word = item.p.row(item.h, i) + w;
           const uint64_t entries = uint64_t{halves[1]} << 32 | halves[0];
           added += static_cast<uint32_t>(__popcll(entries & ~*word));
           *word |= entries;

@@ -23,9 +23,7 @@ struct RowItem {
   HeadScores x;
   int32_t h, first;  // row
 
-  __device__ uint64_t* row(int32_t i) const {
-    return p.bits + (int64_t{h} * p.q_blocks + i) * p.row_words;
-  }
+  __device__ uint64_t* row(int32_t i) const { return p.row(h, i); }
 };
 
 __device__ uint64_t word_of(const RowItem& item, int32_t i, int32_t w) {
