@@ -13,6 +13,7 @@
 
 #include "cuda/attend_prepare.cuh"
 #include "cuda/attend_sm90.cuh"
+#include "cuda/launch.cuh"
 #include "cuda/tensor_map.h"
 #include "flexprefill/error.h"
 
@@ -143,8 +144,7 @@ AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
 
 // Where there are more tiles than are computed at once, and lists that differ.
 bool is_worth_sorting(std::span<const AttendProblem> problems, int64_t tiles) {
-  constexpr int64_t kAtOnce = 132;  // multiprocessors of an H100 or H200
-  return tiles > kAtOnce && std::ranges::any_of(problems, [](const AttendProblem& problem) {
+  return tiles > kSms && std::ranges::any_of(problems, [](const AttendProblem& problem) {
            return problem.mask.bits != nullptr;
          });
 }

@@ -141,10 +141,11 @@ FLEXPREFILL_DEVICE_FN PooledScores pool_probe(const Team& team, const PlanProble
   });
 }
 
-template <typename Team>
-FLEXPREFILL_DEVICE_FN double js_distance(const Team& team, const float* a, const float* b,
+// Of a[j] and b(j), j < n.
+template <typename Team, typename Shares>
+FLEXPREFILL_DEVICE_FN double js_distance(const Team& team, const float* a, const Shares& b,
                                          int32_t n, double zero) {
-  const double divergence = team.sum(n, [&](int32_t j) { return js_term(a[j], b[j], zero); });
+  const double divergence = team.sum(n, [&](int32_t j) { return js_term(a[j], b(j), zero); });
   // Rounding may leave a tiny negative sum; the official code makes that NaN as well.
   return sqrt(zero == 0.0 && divergence < 0.0 ? 0.0 : divergence);
 }
@@ -156,9 +157,8 @@ FLEXPREFILL_DEVICE_FN double pooled_distance(const Team& team, const HeadScores&
                                              float top) {
   const double total = exponentiate(team, x.pooled, n, top);
   const float inverse = static_cast<float>(1.0 / total);
-  const double divergence = team.sum(
-      n, [&](int32_t j) { return js_term(x.vertical[j], x.pooled[j] * inverse, /*zero=*/0.0); });
-  return sqrt(divergence < 0.0 ? 0.0 : divergence);  // rounding
+  const auto pooled = [&](int32_t j) { return x.pooled[j] * inverse; };
+  return js_distance(team, x.vertical, pooled, n, /*zero=*/0.0);
 }
 
 // What the head is, and its lines if it is vertical-slash. probe_mean is [head_dim], parts

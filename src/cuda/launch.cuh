@@ -11,6 +11,8 @@
 
 namespace flexprefill::internal::cuda {
 
+inline constexpr int32_t kSms = 132;  // of an H100 or H200
+
 struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;

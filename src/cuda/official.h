@@ -117,7 +117,8 @@ FLEXPREFILL_DEVICE_FN HeadState decide_official(const Team& team, const PlanProb
   softmax(team, x.pooled, k_blocks, top.value);
   HeadState state = {};
   state.measured = 1;
-  state.divergence = js_distance(team, x.pooled, x.vertical, k_blocks, /*zero=*/NAN);
+  const auto vertical = [&](int32_t j) { return x.vertical[j]; };
+  state.divergence = js_distance(team, x.pooled, vertical, k_blocks, /*zero=*/NAN);
   const bool query_aware = state.divergence < static_cast<double>(policy.tau);
   state.pattern = query_aware ? Pattern::kQueryAware : Pattern::kVerticalSlash;
 

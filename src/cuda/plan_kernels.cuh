@@ -9,8 +9,6 @@
 
 namespace flexprefill::internal::cuda {
 
-inline constexpr int32_t kSms = 132;  // of an H100 or H200
-
 // Upper bounds that the launches need; from shapes and policies alone.
 struct PlanSizes {
   int32_t heads = 0;        // of all problems

@@ -1,6 +1,5 @@
 #include "tests/plan/cuda_plan_cases.h"
 
-#include <bit>
 #include <cmath>
 #include <iostream>
 
@@ -100,14 +99,9 @@ void compare(const DevicePlan& actual, size_t p, const ReferencePlan& expected, 
   }
 }
 
-bool same_bits(const HeadReport& a, const HeadReport& b) {
-  const auto same = [](float x, float y) {
-    return std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y);
-  };
-  return a.pattern == b.pattern && a.budget_limited == b.budget_limited &&
-         a.kept_blocks == b.kept_blocks && a.causal_blocks == b.causal_blocks &&
-         same(a.coverage, b.coverage) && same(a.coverage_min_row, b.coverage_min_row) &&
-         same(a.divergence, b.divergence);
+void expect_few_differences(const Tally& tally, double share) {
+  std::cout << tally.different_blocks << " of " << tally.blocks << " blocks differ\n";
+  EXPECT_LE(static_cast<double>(tally.different_blocks), share * static_cast<double>(tally.blocks));
 }
 
 void expect_same_plan(const DevicePlan& actual, const DevicePlan& expected) {

@@ -51,7 +51,8 @@ void expect_near(float actual, float expected, double tolerance);
 void compare(const DevicePlan& actual, size_t p, const ReferencePlan& expected, Tally& tally,
              const std::string& name);
 
-bool same_bits(const HeadReport& a, const HeadReport& b);
+// Prints how many blocks differ, and expects at most this share of them.
+void expect_few_differences(const Tally& tally, double share);
 
 // Plans of one problem: the same bits and reports; rows and words that only `actual` has are 0.
 void expect_same_plan(const DevicePlan& actual, const DevicePlan& expected);

@@ -1,6 +1,7 @@
 #include "tests/plan/plan_cases.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <random>
 
@@ -188,6 +189,16 @@ KeptMass kept_mass(const AttentionProblem& problem, const Mass& mass, const Bloc
 std::vector<uint64_t> head_bits(const BlockMask& mask, int32_t h) {
   const int64_t words = int64_t{mask.q_blocks} * mask.row_words();
   return {mask.bits + h * words, mask.bits + (h + 1) * words};
+}
+
+bool same_bits(const HeadReport& a, const HeadReport& b) {
+  const auto same = [](float x, float y) {
+    return std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y);
+  };
+  return a.pattern == b.pattern && a.budget_limited == b.budget_limited &&
+         a.kept_blocks == b.kept_blocks && a.causal_blocks == b.causal_blocks &&
+         same(a.coverage, b.coverage) && same(a.coverage_min_row, b.coverage_min_row) &&
+         same(a.divergence, b.divergence);
 }
 
 }  // namespace flexprefill::test

@@ -64,4 +64,7 @@ KeptMass kept_mass(const AttentionProblem& problem, const Mass& mass, const Bloc
 // The words of head h of a mask.
 std::vector<uint64_t> head_bits(const BlockMask& mask, int32_t h);
 
+// Every field, NaN included; the padding between fields has no value.
+bool same_bits(const HeadReport& a, const HeadReport& b);
+
 }  // namespace flexprefill::test

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -159,17 +158,6 @@ TEST(Plan, FutureKeysChangeNothing) {
       }
     }
   }
-}
-
-// Every field, NaN included; the padding between fields has no value.
-bool same_bits(const HeadReport& a, const HeadReport& b) {
-  const auto same = [](float x, float y) {
-    return std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y);
-  };
-  return a.pattern == b.pattern && a.budget_limited == b.budget_limited &&
-         a.kept_blocks == b.kept_blocks && a.causal_blocks == b.causal_blocks &&
-         same(a.coverage, b.coverage) && same(a.coverage_min_row, b.coverage_min_row) &&
-         same(a.divergence, b.divergence);
 }
 
 std::vector<std::unique_ptr<PlanInstance>> batch_instances() {
