@@ -166,7 +166,7 @@ class Computer {
     release(shared_.k_empty[k_.stage()]);
     k_.advance();
     mask(r_s, 0);
-    softmax_step<kManySteps>(r_s, row, scale_log2_);
+    softmax_step<kManySteps>(r_s, row, scale_log2_, {false, false});
     pack_p<Element>(r_p, r_s);
   }
 
@@ -199,7 +199,7 @@ class Computer {
     if constexpr (Shape::kReusesMax) {
       rescales = softmax_step_reusing_max<Element>(r_next_p, r_s, row, scale_log2_);
     } else {
-      softmax_step<kManySteps>(r_s, row, scale_log2_);
+      softmax_step<kManySteps>(r_s, row, scale_log2_, {false, false});
     }
     // This wait is a branch, and has to stand here: without one, ptxas moves the wait for O below
     // up, above the exponentials.

@@ -57,9 +57,11 @@ __device__ inline void reset(RowState& row) {
   row.l[0] = row.l[1] = 0.0f;
 }
 
-// Scores become P in place. kMayBeMasked: a row may have seen no key yet.
+// Scores become P in place. kMayBeMasked: a row may have seen no key yet. follows: m takes the
+// largest score, however little that is.
 template <bool kMayBeMasked, int kCount>
-__device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c) {
+__device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c,
+                                    const bool (&follows)[2]) {
   // Four chains per row: one chain of kCount / 2 dependent maxima would cost its latency.
   float part[8];
 #pragma unroll
@@ -75,7 +77,7 @@ __device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c
     // Judged by the exponent that softmax_step_reusing_max() would use, and no stricter: a row must
     // not move m here for another row's sake. NaN moves m.
     const float growth = kMayBeMasked ? (m[r] - row.m[r]) * c : fmaf(m[r], c, row.minus_mc[r]);
-    if (growth <= kMaxGrowth) m[r] = row.m[r];
+    if (growth <= kMaxGrowth && !follows[r]) m[r] = row.m[r];
     const float minus_mc = kMayBeMasked && m[r] == -INFINITY ? 0.0f : -__fmul_rn(m[r], c);
     row.alpha[r] = exp2_approx(__fmul_rn(row.m[r], c) + minus_mc);
     row.minus_mc[r] = minus_mc;
@@ -130,8 +132,10 @@ __device__ inline void pack_p(uint32_t (&r_p)[kCount / 2], const float (&r_s)[kC
 
 // softmax_step() and pack_p() without a maximum, while no P comes near 2^8 with the one known,
 // which their sums show; r_s stays for the case that one does. Returns whether O has to be
-// rescaled. A row's result depends on nothing but the row: where the sum is small, softmax_step()
-// would keep m and find the same P.
+// rescaled. A row's result depends on nothing but the row: where its own sums are small,
+// softmax_step() keeps m and finds the same P. Where they are large, m follows, even if no single
+// score exceeds it by much: the row would else come here in every step. So it went for rows that
+// see few keys of their first block.
 template <typename Element, int kCount>
 __device__ inline bool softmax_step_reusing_max(uint32_t (&r_p)[kCount / 2], float (&r_s)[kCount],
                                                 RowState& row, float c) {
@@ -150,7 +154,8 @@ __device__ inline bool softmax_step_reusing_max(uint32_t (&r_p)[kCount / 2], flo
   const float sums[2] = {sum[0] + sum[1], sum[2] + sum[3]};
   // Not (a <= b): so that NaN counts as too much.
   if (__any_sync(~0u, !(sums[0] <= kMaxSum) || !(sums[1] <= kMaxSum))) {
-    softmax_step</*kMayBeMasked=*/false>(r_s, row, c);
+    softmax_step</*kMayBeMasked=*/false>(
+        r_s, row, c, {max_of_row(sums[0]) > kMaxSum, max_of_row(sums[1]) > kMaxSum});
     pack_p<Element>(r_p, r_s);
     return true;
   }

@@ -124,6 +124,54 @@ TEST(CudaAttend, ScoresOfMinusInfinityWeighNothing) {
   }
 }
 
+// A row's maximum follows its scores at moments that are its own: the first rows of a block see few
+// keys of it, and soon much larger scores in the next.
+TEST(CudaAttend, ARowHasTheBitsOfItsQueryAlone) {
+  for (const int32_t dim : {64, 96, 128, 256}) {
+    for (const float spread : {1.0f, 3.0f}) {  // of the scores
+      const auto tokens = int64_t{700};
+      const Instance x(
+          half_precision({.q_len = tokens,
+                          .kv_len = tokens,
+                          .k_dim = dim,
+                          .v_dim = dim,
+                          .softmax_scale = spread / std::sqrt(static_cast<float>(dim))}));
+      run(x);
+      const Expected expected = expected_attention(x.problem, x.mask);
+      EXPECT_TRUE(all_close(x.out.values(), expected.out, tolerance(DType::kBF16, tokens))) << dim;
+      EXPECT_TRUE(all_close(x.lse, expected.lse, lse_tolerance(tokens))) << dim;
+
+      const int32_t heads = x.problem.q.heads;
+      std::vector<AttentionProblem> problems;
+      std::vector<BlockMask> masks;
+      std::vector<Tensor> outs;
+      std::vector<std::vector<float>> lses;
+      std::vector<int64_t> positions;
+      for (int64_t t = 0; t < tokens; t += t % kBlock < 6 ? 1 : 37) positions.push_back(t);
+      outs.reserve(positions.size());
+      for (const int64_t t : positions) {
+        outs.emplace_back(DType::kBF16, 1, heads, dim);
+        lses.emplace_back(heads);
+        AttentionProblem problem = x.problem;
+        problem.q = slice(x.problem.q, t, t + 1);
+        problem.q_start = t;
+        problem.out = outs.back().view();
+        problem.lse = lses.back().data();
+        problems.push_back(problem);
+        masks.push_back(block_grid(problem));
+      }
+      run_attend(gpu(), problems, masks);
+      for (size_t n = 0; n < positions.size(); ++n) {
+        const int64_t t = positions[n];
+        for (int32_t h = 0; h < heads; ++h) {
+          ASSERT_EQ(lses[n][h], x.lse[h * tokens + t]) << dim << " token " << t;
+          for (int32_t c = 0; c < dim; ++c) ASSERT_EQ(outs[n].get(0, h, c), x.out.get(t, h, c));
+        }
+      }
+    }
+  }
+}
+
 // Rows of more than 32 words, which the lanes of a warp read in turns.
 TEST(CudaAttend, RowsLongerThanOneReadOfAWarp) {
   for (const MaskKind mask : {MaskKind::kOneBlock, MaskKind::kRandom, MaskKind::kNullBits}) {

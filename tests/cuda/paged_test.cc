@@ -147,9 +147,12 @@ TEST(CudaPages, MayEndAnywhere) {
 // Keys wholly in the past: the last block is then full of visible keys up to kv_len.
 TEST(CudaPages, MayLieWhollyInThePast) {
   for (const int32_t dim : {64, 128, 256}) {
-    expect_pages_change_nothing(
-        half_precision({.q_len = 130, .kv_len = 333, .q_start = 5000, .k_dim = dim, .v_dim = dim}),
-        16, PageLayout::kTokensOutside);
+    for (const int32_t page_size : {1, 16}) {
+      expect_pages_change_nothing(
+          half_precision(
+              {.q_len = 130, .kv_len = 333, .q_start = 5000, .k_dim = dim, .v_dim = dim}),
+          page_size, PageLayout::kTokensOutside);
+    }
   }
 }
 
