@@ -87,14 +87,18 @@ std::string pages_why_not(const KvView& kv) {
   return "";
 }
 
-// Keys and values of this many bytes stay in the L2 (50 MB) beside what else passes: more heads at
-// once balance better, but only while their keys are read from memory once.
+// Keys and values of this many bytes stay in the L2 (50 MB) beside what else passes.
+constexpr int64_t kSectionBytes = 32 << 20;
+
+int64_t kv_head_bytes(const AttentionProblem& problem) {
+  return std::max<int64_t>(1, kv_len(problem)) * 2 *
+         (problem.kv.k.head_dim + problem.kv.v.head_dim);
+}
+
+// More heads at once balance better, but only while their keys are read from memory once.
 int32_t section_of(const AttentionProblem& problem) {
-  constexpr int64_t kSectionBytes = 32 << 20;
-  const int64_t head_bytes =
-      std::max<int64_t>(1, kv_len(problem)) * 2 * (problem.kv.k.head_dim + problem.kv.v.head_dim);
   return static_cast<int32_t>(
-      std::clamp<int64_t>(kSectionBytes / head_bytes, 1, problem.kv.k.heads));
+      std::clamp<int64_t>(kSectionBytes / kv_head_bytes(problem), 1, problem.kv.k.heads));
 }
 
 // What prepare_attend copies to the device. first_tile and lengths are filled in later.
@@ -142,11 +146,12 @@ AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
   return result;
 }
 
-// Where there are more tiles than are computed at once, and lists that differ.
-bool is_worth_sorting(std::span<const AttendProblem> problems, int64_t tiles) {
-  return tiles > kSms && std::ranges::any_of(problems, [](const AttendProblem& problem) {
-           return problem.mask.bits != nullptr;
-         });
+// Where there are more tiles than are computed at once, and lists that differ: of a short call for
+// its end, of long keys for the L2. What is between takes longer to sort than it gains.
+bool is_worth_sorting(const AttentionProblem& problem, const BlockMask& mask, int64_t tiles) {
+  const bool is_short = tiles <= kSortedTiles;
+  return mask.bits != nullptr && tiles > kSms &&
+         (is_short || kv_head_bytes(problem) > kSectionBytes);
 }
 
 // The problems of one kernel, longest keys first: what runs last should be short.
@@ -174,8 +179,12 @@ std::string attend_why_not(const AttentionProblem& problem) {
 }
 
 size_t attend_scratch_bytes(std::span<const AttentionProblem> problems) {
-  return kCounterBytes + problems.size() * sizeof(AttendProblem) +
-         kMaxSortedTiles * sizeof(int32_t);
+  size_t tiles = 0;
+  for (const AttentionProblem& problem : problems) {
+    const BlockMask grid = block_grid(problem);
+    tiles += static_cast<size_t>(grid.heads) * static_cast<size_t>(grid.q_blocks);
+  }
+  return kCounterBytes + problems.size() * sizeof(AttendProblem) + tiles * sizeof(int32_t);
 }
 
 void attend_problems(std::span<const AttentionProblem> problems, std::span<const BlockMask> masks,
@@ -185,7 +194,6 @@ void attend_problems(std::span<const AttentionProblem> problems, std::span<const
   auto* g_problems = reinterpret_cast<AttendProblem*>(scratch.data() + kCounterBytes);
   static_assert(kCounterBytes % alignof(AttendProblem) == 0);
   auto* g_order = reinterpret_cast<int32_t*>(g_problems + problems.size());
-  int64_t sorted_tiles = 0;
   for (const AttendKernel& kernel : attend_kernels()) {
     const std::vector<size_t> order = problems_of(kernel, problems, masks);
     if (order.empty()) continue;
@@ -201,20 +209,19 @@ void attend_problems(std::span<const AttentionProblem> problems, std::span<const
                     " query blocks times heads, expected at most 2^31 - 1 in a call");
       }
     }
-    const bool sorts =
-        sorted_tiles + tiles <= kMaxSortedTiles && is_worth_sorting(described, tiles);
+    const bool sorts = std::ranges::any_of(
+        order, [&](size_t p) { return is_worth_sorting(problems[p], masks[p], tiles); });
     if (sorts) {
-      for (AttendProblem& problem : described)
-        problem.g_order = g_order + sorted_tiles + problem.first_tile;
-      sorted_tiles += tiles;
+      for (AttendProblem& problem : described) problem.g_order = g_order + problem.first_tile;
     }
     prepare_attend(described, g_problems, next_tile, stream);
     kernel.launch({.problems = g_problems,
                    .num_problems = static_cast<int32_t>(described.size()),
                    .num_tiles = static_cast<int32_t>(tiles),
                    .next_tile = next_tile,
-                   .g_order = sorts ? described.front().g_order : nullptr},
+                   .g_order = sorts ? g_order : nullptr},
                   stream);
+    g_order += tiles;
     g_problems += described.size();
     ++next_tile;
   }

@@ -41,9 +41,7 @@ class Loader {
       const AttendProblem& problem = *work.problem;
       const TileId id = work.id;
       const int32_t steps = work.steps;
-      Barrier& ending = shared_.tile_ending[tile_.stage()];
-      const bool tells_end = !kGather && warp_ == 0 && lane_ == 0;
-      if (tells_end && steps <= Shape::kEndingSteps) arrive(ending);
+      const bool tells_end = !kGather && steps > Shape::kEndingSteps && warp_ == 0 && lane_ == 0;
       arrive(shared_.tile_empty[tile_.stage()]);
       tile_.advance();
       if (steps < 0) break;
@@ -72,7 +70,7 @@ class Loader {
         const KeySource source = key_source(problem, id.g);
         for (int32_t step = 0; step < steps; ++step) {
           key = key_of(step);
-          if (tells_end && step == steps - Shape::kEndingSteps && step > 0) arrive(ending);
+          if (tells_end && step == steps - Shape::kEndingSteps) arrive(shared_.tile_ending);
           if (warp_ == 0)
             load_k(source, key);
           else

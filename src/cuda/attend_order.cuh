@@ -1,7 +1,8 @@
 #pragma once
 
-// The order in which a problem's tiles are taken: most key blocks first, so that the last tiles,
-// which leave multiprocessors idle, are short. No result depends on it.
+// The order in which a problem's tiles are taken: most key blocks first. So the last tiles, which
+// leave multiprocessors idle, are short; and tiles that are computed at the same time are equally
+// long and stay at the same keys, which the L2 then holds. No result depends on it.
 
 #include <cub/block/block_scan.cuh>
 
@@ -9,59 +10,90 @@
 
 namespace flexprefill::internal::cuda {
 
+// By one block of threads, a run of tiles at a time.
 class TileSorter {
  public:
   static constexpr int kThreads = 1024;
+  static constexpr int32_t kTiles = kSortedTiles;  // of a run
 
-  // By all threads of the block, once the problem's lengths are known. `g_order` is [tiles of the
-  // problem]; its entries count from the call's first tile.
-  __device__ void write(const AttendProblem& problem, const Lengths& lengths, int32_t* g_order) {
-    const int32_t tiles = problem.tiles();
+  // Orders the problem's tiles from `first` on, as many as a run has or the problem, among
+  // themselves. Once the problem's lengths are known.
+  __device__ void order(const AttendProblem& problem, const Lengths& lengths, int32_t first) {
+    const int32_t end = first + min(kTiles, problem.tiles() - first);
+    if (problem.mask.bits != nullptr)
+      sort(problem, lengths, first, end);
+    else
+      for_each_tile(first, end,
+                    [&](int, int32_t n) { problem.g_order[n] = problem.first_tile + n; });
+  }
+
+ private:
+  static constexpr int kTilesPerThread = kTiles / kThreads;
+  static constexpr int kBins = 4096, kBinsPerThread = kBins / kThreads;
+  using Scan = cub::BlockScan<int32_t, kThreads>;
+
+  __device__ void sort(const AttendProblem& problem, const Lengths& lengths, int32_t first,
+                       int32_t end) {
     const int32_t section_tiles = problem.group * problem.tile_blocks * problem.section;
     // Sections stay apart: a range of bins for each.
-    const int32_t bins = kBins / ((tiles + section_tiles - 1) / section_tiles);
+    const int32_t first_section = first / section_tiles;
+    const int32_t bins = kBins / ((end - 1) / section_tiles - first_section + 1);
     // The first bin has the longest lists.
     const float bins_per_block =
         static_cast<float>(bins - 1) /
         static_cast<float>(max(lengths.causal_blocks(max(lengths.q_blocks, 1) - 1), 1));
     for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) starts_[bin] = 0;
     __syncthreads();
-    int32_t my_bin[kTilesPerThread];
-#pragma unroll
-    for (int m = 0; m < kTilesPerThread; ++m) {
-      const int32_t n = m * kThreads + static_cast<int32_t>(threadIdx.x);
-      if (n >= tiles) break;
-      const int32_t blocks = blocks_of_tile(problem, lengths, n);
-      my_bin[m] = n / section_tiles * bins + bins - 1 -
-                  static_cast<int32_t>(static_cast<float>(blocks) * bins_per_block);
+    int32_t blocks[kTilesPerThread], my_bin[kTilesPerThread];
+    count_blocks(problem, lengths, first, end, blocks);
+    for_each_tile(first, end, [&](int m, int32_t n) {
+      my_bin[m] = (n / section_tiles - first_section) * bins + bins - 1 -
+                  static_cast<int32_t>(static_cast<float>(blocks[m]) * bins_per_block);
       atomicAdd(&starts_[my_bin[m]], 1);
-    }
+    });
     __syncthreads();
     start_bins();
+    for_each_tile(first, end, [&](int m, int32_t n) {
+      problem.g_order[first + atomicAdd(&starts_[my_bin[m]], 1)] = problem.first_tile + n;
+    });
+  }
+
+  // Of this thread's tiles n in [first, end), the m-th.
+  template <typename Visit>
+  __device__ static void for_each_tile(int32_t first, int32_t end, const Visit& visit) {
 #pragma unroll
     for (int m = 0; m < kTilesPerThread; ++m) {
-      const int32_t n = m * kThreads + static_cast<int32_t>(threadIdx.x);
-      if (n >= tiles) break;
-      g_order[atomicAdd(&starts_[my_bin[m]], 1)] = problem.first_tile + n;
+      const int32_t n = first + m * kThreads + static_cast<int32_t>(threadIdx.x);
+      if (n < end) visit(m, n);
     }
   }
 
- private:
-  static constexpr int kTilesPerThread = kMaxSortedTiles / kThreads;
-  static constexpr int kBins = 4096, kBinsPerThread = kBins / kThreads;
-  using Scan = cub::BlockScan<int32_t, kThreads>;
-
-  __device__ static int32_t blocks_of_tile(const AttendProblem& problem, const Lengths& lengths,
-                                           int32_t n) {
-    const TileId id = tile_in_problem(problem, n);
-    if (id.i >= lengths.q_blocks) return 0;
-    const int32_t end = lengths.causal_blocks(id.i);
-    const uint64_t* const row = problem.mask.row(id.h, id.i);
-    int32_t blocks = 0;
+  // How many blocks the rows of this thread's tiles have. The rows are read side by side: a tile
+  // after the other, the latency of every read would show.
+  __device__ static void count_blocks(const AttendProblem& problem, const Lengths& lengths,
+                                      int32_t first, int32_t end,
+                                      int32_t (&blocks)[kTilesPerThread]) {
+    const uint64_t* rows[kTilesPerThread] = {};
+    int32_t ends[kTilesPerThread] = {};  // key blocks that count
+    int32_t longest = 0;
+    for_each_tile(first, end, [&](int m, int32_t n) {
+      const TileId id = tile_in_problem(problem, n);
+      rows[m] = problem.mask.row(id.h, id.i);
+      ends[m] = id.i < lengths.q_blocks ? lengths.causal_blocks(id.i) : 0;
+      longest = max(longest, ends[m]);
+    });
+#pragma unroll
+    for (int m = 0; m < kTilesPerThread; ++m) blocks[m] = 0;
 #pragma unroll 4
-    for (int32_t word = 0; word < end / 64; ++word) blocks += __popcll(row[word]);
-    if (end % 64 != 0) blocks += __popcll(row[end / 64] & ((uint64_t{1} << end % 64) - 1));
-    return blocks;
+    for (int32_t word = 0; word * 64 < longest; ++word) {
+#pragma unroll
+      for (int m = 0; m < kTilesPerThread; ++m) {
+        const int32_t left = ends[m] - word * 64;
+        if (left <= 0) continue;
+        const uint64_t bits = rows[m][word];
+        blocks[m] += __popcll(left >= 64 ? bits : bits & ((uint64_t{1} << left) - 1));
+      }
+    }
   }
 
   // Numbers of tiles per bin become the places of their first ones.

@@ -20,7 +20,7 @@ struct Argument {
 constexpr int kMany = 40;  // kernel arguments hold 32764 bytes
 static_assert(sizeof(Argument<kMany>) <= 32764);
 
-// One block of threads per problem: 64, or TileSorter::kThreads where tiles are ordered.
+// One block of threads per problem: 64, or TileSorter::kThreads where it orders their tiles.
 template <int kCount>
 __global__ void __launch_bounds__(TileSorter::kThreads)
     prepare(const __grid_constant__ Argument<kCount> argument) {
@@ -38,22 +38,25 @@ __global__ void __launch_bounds__(TileSorter::kThreads)
     if (blockIdx.x == 0) *argument.next_tile = 0;
   }
   release_maps();
-  if (from.g_order == nullptr) return;
-  if (from.mask.bits != nullptr) {
-    __shared__ TileSorter sorter;
-    sorter.write(from, lengths, from.g_order);
-  } else {
-    const int32_t tiles = from.tiles(), threads = static_cast<int32_t>(blockDim.x);
-    for (int32_t n = static_cast<int32_t>(threadIdx.x); n < tiles; n += threads)
-      from.g_order[n] = from.first_tile + n;
-  }
+  if (from.g_order == nullptr || from.tiles() > TileSorter::kTiles) return;
+  __shared__ TileSorter sorter;
+  sorter.order(from, lengths, /*first=*/0);
+}
+
+// The tiles of a problem that has more of them than a block of threads sorts at once.
+__global__ void __launch_bounds__(TileSorter::kThreads)
+    order_tiles(const AttendProblem* g_problem) {
+  __shared__ TileSorter sorter;
+  sorter.order(*g_problem, g_problem->lengths,
+               static_cast<int32_t>(blockIdx.x) * TileSorter::kTiles);
 }
 
 template <int kCount>
 void launch_prepare(std::span<const AttendProblem> problems, AttendProblem* g_problems,
                     int32_t* next_tile, cudaStream_t stream) {
-  const bool orders = std::ranges::any_of(
-      problems, [](const AttendProblem& problem) { return problem.g_order != nullptr; });
+  const bool orders = std::ranges::any_of(problems, [](const AttendProblem& problem) {
+    return problem.g_order != nullptr && problem.tiles() <= TileSorter::kTiles;
+  });
   const auto argument = std::make_unique<Argument<kCount>>();
   std::ranges::copy(problems, argument->problems);
   argument->g_problems = g_problems;
@@ -69,10 +72,22 @@ void launch_prepare(std::span<const AttendProblem> problems, AttendProblem* g_pr
 
 void prepare_attend(std::span<const AttendProblem> problems, AttendProblem* g_problems,
                     int32_t* next_tile, cudaStream_t stream) {
-  if (problems.size() == 1) return launch_prepare<1>(problems, g_problems, next_tile, stream);
-  for (size_t p = 0; p < problems.size(); p += kMany) {
-    const size_t count = std::min<size_t>(kMany, problems.size() - p);
-    launch_prepare<kMany>(problems.subspan(p, count), g_problems + p, next_tile, stream);
+  if (problems.size() == 1) {
+    launch_prepare<1>(problems, g_problems, next_tile, stream);
+  } else {
+    for (size_t p = 0; p < problems.size(); p += kMany) {
+      const size_t count = std::min<size_t>(kMany, problems.size() - p);
+      launch_prepare<kMany>(problems.subspan(p, count), g_problems + p, next_tile, stream);
+    }
+  }
+  for (size_t p = 0; p < problems.size(); ++p) {
+    const int64_t tiles = problems[p].tiles();
+    if (problems[p].g_order == nullptr || tiles <= TileSorter::kTiles) continue;
+    launch("order_tiles", order_tiles,
+           {.grid = static_cast<unsigned>((tiles + TileSorter::kTiles - 1) / TileSorter::kTiles),
+            .block = TileSorter::kThreads,
+            .stream = stream},
+           g_problems + p);
   }
 }
 

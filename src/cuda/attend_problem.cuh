@@ -24,9 +24,8 @@ enum class KeyCopies : uint8_t {
   kRows,   // 16 bytes at a time: pages of a few tokens
 };
 
-// Kernels of a call sort their tiles as long as they have no more than this together. Larger calls
-// take them in ascending order: their last tiles are a small part of the whole.
-constexpr int32_t kMaxSortedTiles = 4096;
+// Tiles that one block of threads brings in order (attend_order.cuh).
+constexpr int32_t kSortedTiles = 4096;
 
 struct alignas(128) AttendProblem {
   CUtensorMap q_map, k_map, v_map;  // tensor_map.h has the dimensions
@@ -66,7 +65,7 @@ struct AttendCall {
 
 // A query block of a head. A call's tiles go problem by problem, in each section by section of kv
 // heads: long rows first, so that short ones fill the end, and heads that share keys side by side.
-// Where a call has few tiles with a mask, attend_order.cuh sorts them within a section.
+// Where a call has masks, attend_order.cuh sorts them within a section.
 struct TileId {
   int32_t h, g, i;
 };

@@ -50,7 +50,8 @@ class Scheduler {
   __device__ bool announce(const Ring<Shape::kTileStages>& at, const WaitFor& wait_for) {
     if constexpr (Shape::kHasScheduler) {
       if (takes_late_) {
-        wait_for(shared_.tile_ending[last_.stage()], last_.full_parity());
+        wait_for(shared_.tile_ending, ending_parity_);
+        ending_parity_ ^= 1;
         taken_ = take();
       }
     }
@@ -72,7 +73,6 @@ class Scheduler {
       // short, the latency of taking late would show.
       if constexpr (Shape::kHasScheduler) {
         takes_late_ = work.steps > Shape::kEndingSteps;
-        last_ = at;
         if (takes_late_) return true;
       }
       taken_ = take();
@@ -156,7 +156,7 @@ class Scheduler {
   uint32_t lane_;
   int32_t taken_ = 0;  // the tile after the one announced last, in lane 0, unless takes_late_
   bool takes_late_ = false;
-  Ring<Shape::kTileStages> last_;  // where the last tile was announced: `at` before it advanced
+  uint32_t ending_parity_ = 0;
   int32_t problem_ = -1;
   Ring<Shape::kQStages> q_;
 };

@@ -108,6 +108,7 @@ struct AttendShape {
 
   static constexpr int kTileStages = 2;  // the tile that is computed, and the next
   // Steps whose K is not asked for yet when a tile is said to end: enough to find the next tile.
+  // Shorter tiles do not say so.
   static constexpr int kEndingSteps = 8;
 
   // Barriers are named by their event. "full": one arrival of each warp that writes, and the bytes
@@ -121,7 +122,8 @@ struct AttendShape {
     // Of the rows that a loading warp gathers.
     alignas(16) uint64_t row_addresses[kLoadWarps][kGather ? kKeys / kLoadWarps : 1];
     TileWork work[kTileStages];
-    Barrier tile_full[kTileStages], tile_empty[kTileStages], tile_ending[kTileStages];
+    Barrier tile_full[kTileStages], tile_empty[kTileStages];
+    Barrier tile_ending;
     Barrier q_full[kQStages], q_empty[kQStages];
     Barrier k_full[kKStages], k_empty[kKStages];
     Barrier v_full[kVStages], v_empty[kVStages];

@@ -26,7 +26,6 @@ __device__ void init_barriers(typename Shape::Shared& shared) {
   for (int n = 0; n < Shape::kTileStages; ++n) {
     init(shared.tile_full[n], 1);
     init(shared.tile_empty[n], 32 * (kWarps + Shape::kLoadWarps));
-    init(shared.tile_ending[n], 1);
   }
   for (int n = 0; n < Shape::kQStages; ++n) {
     init(shared.q_full[n], 1);
@@ -40,6 +39,7 @@ __device__ void init_barriers(typename Shape::Shared& shared) {
     init(shared.v_full[n], Shape::kLoadArrivals);
     init(shared.v_empty[n], kWarps);
   }
+  init(shared.tile_ending, 1);
   init(shared.v_tail_landed, 1);
   fence_barrier_init();
 }

@@ -106,6 +106,30 @@ TEST(CudaAttend, SectionsOfOneKvHeadAreAllComputed) {
   EXPECT_TRUE(all_close(x.lse, expected.lse, lse_tolerance(140000)));
 }
 
+// More tiles than a block of threads sorts, in two sections: both runs of tiles are computed, the
+// one that crosses the sections as well. Each kv head alone has fewer.
+TEST(CudaAttend, TilesOfSeveralRunsAreAllComputed) {
+  const Case c = half_precision(
+      {.q_len = 9000, .kv_len = 70000, .heads = 64, .kv_heads = 2, .mask = MaskKind::kRandom});
+  const Instance x(c), expected(c);
+  run(x);
+  for (int32_t g = 0; g < 2; ++g) {
+    AttentionProblem problem = expected.problem;
+    BlockMask mask = expected.mask;
+    const auto keep = [g](HeadView& view) {
+      view.heads /= 2;
+      view.data = static_cast<std::byte*>(view.data) +
+                  g * view.heads * view.head_stride * dtype_bytes(view.dtype);
+    };
+    for (HeadView* view : {&problem.q, &problem.kv.k, &problem.kv.v, &problem.out}) keep(*view);
+    mask.heads /= 2;
+    mask.bits += mask.num_words() * g;
+    problem.lse += mask.heads * g * c.q_len;
+    run_attend(gpu(), std::span(&problem, 1), std::span(&mask, 1));
+  }
+  EXPECT_TRUE(same_results(x, expected));
+}
+
 // A score of -inf weighs nothing, also while a row has no other.
 TEST(CudaAttend, ScoresOfMinusInfinityWeighNothing) {
   for (const int32_t dim : {64, 96, 128, 192, 256}) {

@@ -68,7 +68,7 @@ class Model:
         if fault == "unread tile":
             readers["tile"] = 8
         self.empty = {name: [Barrier(readers[name]) for _ in range(n)] for name, n in self.stages.items()}
-        self.ending = [Barrier(1) for _ in range(TILE_STAGES)]
+        self.ending = Barrier(1)  # phases of tiles of more than ENDING_STEPS
         self.ended = -1  # the last tile whose end is near
         self.named = [NamedBarrier() for _ in range(8)]
         self.memory, self.readers, self.copies, self.stored = {}, {}, [], 0
@@ -109,16 +109,16 @@ class Model:
         rings["q"].advance()
 
     def schedule(self):
-        rings, last = self.rings(parity=1), Ring(TILE_STAGES, 0)
+        rings, ending_parity = self.rings(parity=1), 0
         for tile, steps in enumerate(self.tiles):
             yield from self.announce(rings, tile, steps)
             yield
             yield from self.load_q(rings, tile, steps)
             if steps > ENDING_STEPS:
-                while not self.ending[last.stage].passed(last.parity):
+                while not self.ending.passed(ending_parity):
                     yield
+                ending_parity ^= 1
                 assert self.ended >= tile, f"tile {tile} is said to end"
-            last.advance()
         yield from self.announce(rings, -1, 0)
 
     def load(self, names):
@@ -165,22 +165,17 @@ class Model:
             yield
             self.readers[slot].discard(me)
 
-            def end(ending=self.ending[seen.stage], tile=tile):
-                if names == "k":
-                    self.ended = tile
-                    ending.arrive()
-
-            if steps <= ENDING_STEPS and self.fault != "late end":
-                end()
             if self.fault != "unread tile":
                 self.empty["tile"][seen.stage].arrive()
             seen.advance()
             if tile < 0:
                 return
             for step in range(steps + 1):
-                if step == max(steps - ENDING_STEPS, 0) and (step > 0 or self.fault == "late end"):
+                ends = step == max(steps - ENDING_STEPS, 0) and (step > 0 or self.fault == "short end")
+                if ends and names == "k":
                     yield
-                    end()
+                    self.ended = tile
+                    self.ending.arrive()
                 if step < steps and "k" in names:
                     yield from fill("k", (tile, step))
                 if step == 0 and self.alone:
@@ -286,7 +281,7 @@ class Model:
 
     def state(self):
         return [(b.missing, b.parity) for group in (self.full, self.empty) for ring in group.values() for b in ring] + [
-            (b.missing, b.parity) for b in self.ending] + [(b.threads, b.round) for b in self.named]
+            (self.ending.missing, self.ending.parity)] + [(b.threads, b.round) for b in self.named]
 
 
 def main():
@@ -298,7 +293,7 @@ def main():
         for stages in rings:
             for alone in (False, True):
                 Model(seed, tiles, *stages, alone, fault=None).run()
-    for fault in ("early empty", "no wait", "lost turn", "unread tile", "unannounced", "late end"):
+    for fault in ("early empty", "no wait", "lost turn", "unread tile", "unannounced", "short end"):
         found = 0
         for seed in range(10):
             try:
