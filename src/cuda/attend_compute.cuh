@@ -240,19 +240,9 @@ class Computer {
   __device__ void store(const float (&r_o)[kVHeadDim / 2], const RowState& row) {
     const TileWork& work = *work_;
     const float l[2] = {sum_of_row(row.l[0]), sum_of_row(row.l[1])};
-    const int32_t row0 = work.first_row + row_in_tile();
-    const int32_t q_len = work.q_len;
-    if (work.g_lse != nullptr && lane_ % 4 == 0) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int32_t t = row0 + 8 * r;
-        if (t < 0 || t >= q_len) continue;
-        const float lse = (__fmul_rn(row.m[r], work.scale_log2) + log2f(l[r])) * kLn2;
-        work.g_lse[t] = l[r] == 0.0f ? -INFINITY : lse;
-      }
-    }
     // A NaN in l goes on into the output.
-    const float inverse[2] = {l[0] == 0.0f ? 0.0f : 1.0f / l[0], l[1] == 0.0f ? 0.0f : 1.0f / l[1]};
+    const auto inverse_of = [](float l) { return l == 0.0f ? 0.0f : __fdividef(1.0f, l); };
+    const float inverse[2] = {inverse_of(l[0]), inverse_of(l[1])};
     named_barrier_sync(3 + group_, 128);  // the whole group has read its Q
     using Out = TileLayout<Shape::kRows, kVHeadDim>;
     static_assert(Out::kBytes <= Q::kBytes && Out::kRowBytes == Q::kRowBytes);
@@ -270,17 +260,36 @@ class Computer {
     __syncwarp();
     auto* g_out = static_cast<Element*>(work.g_out);
     const int64_t token_stride = work.out_token_stride;
+    const int32_t q_len = work.q_len;
     const int32_t first = work.first_row + static_cast<int32_t>(group_ * 64 + warp_ * 16);
-    constexpr int kChunks = kVHeadDim / 8;
+    constexpr int kChunks = kVHeadDim / 8;  // of 16 bytes, in a row
+    const auto at = [this](int n) { return n * 32 + static_cast<int>(lane_); };
+    uint4 out[kChunks / 2];  // 16 rows, 32 chunks at a time
 #pragma unroll
-    for (int n = 0; n < kChunks / 2; ++n) {  // 16 rows, 32 chunks of 16 bytes at a time
-      const int at = n * 32 + static_cast<int>(lane_), chunk = at % kChunks;
-      const int32_t t = first + at / kChunks;
-      const uint4 x = load_shared(
-          chunk_address<Out>(s_out, static_cast<int>(warp_ * 16) + at / kChunks, chunk));
-      if (t >= 0 && t < q_len) *reinterpret_cast<uint4*>(g_out + t * token_stride + chunk * 8) = x;
+    for (int n = 0; n < kChunks / 2; ++n) {
+      const int row = static_cast<int>(warp_ * 16) + at(n) / kChunks;
+      out[n] = load_shared(chunk_address<Out>(s_out, row, at(n) % kChunks));
+    }
+#pragma unroll
+    for (int n = 0; n < kChunks / 2; ++n) {
+      const int32_t t = first + at(n) / kChunks;
+      if (t < 0 || t >= q_len) continue;
+      *reinterpret_cast<uint4*>(g_out + t * token_stride + at(n) % kChunks * 8) = out[n];
     }
     fence_async_shared();  // the next Q is copied to where these accesses were
+    if (work.g_lse != nullptr && lane_ % 4 == 0) store_lse(row, l);
+  }
+
+  // Of the thread's rows: l is the whole row's.
+  __device__ void store_lse(const RowState& row, const float (&l)[2]) {
+    const TileWork& work = *work_;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int32_t t = work.first_row + row_in_tile() + 8 * r;
+      if (t < 0 || t >= work.q_len) continue;
+      const float lse = (__fmul_rn(row.m[r], work.scale_log2) + log2f(l[r])) * kLn2;
+      work.g_lse[t] = l[r] == 0.0f ? -INFINITY : lse;
+    }
   }
 
   Shared& shared_;

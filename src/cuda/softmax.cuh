@@ -4,8 +4,8 @@
 //
 //   m' = max(m, max S);  P = 2^(c S - c m');  alpha = 2^(c m - c m');  l = l alpha + sum P
 //
-// m is lazy: while it grew by no more than about 8 (log2) it is kept, so that O needs no
-// correction.
+// m is lazy: while it grew by no more than about 12 (log2) it is kept, so that O needs no
+// correction. P then stays a finite f16.
 //
 // A thread holds two rows, 8 apart: register n belongs to row (n / 2) % 2, column
 // 8 (n / 4) + 2 (lane % 4) + n % 2 of its tile. c = softmax_scale log2(e).
@@ -36,8 +36,8 @@ __device__ inline void mask_scores(float (&r_s)[kCount], const int32_t (&last)[2
 // How far, in log2, a score may exceed m before m follows. A row whose sums of P stay below
 // kMaxSum, which is less than 2^kMaxGrowth by more than rounding, has no score for which m would
 // follow.
-constexpr float kMaxGrowth = 8.01f;
-constexpr float kMaxSum = 0x1p8f;
+constexpr float kMaxGrowth = 12.01f;
+constexpr float kMaxSum = 0x1p12f;
 
 // One maximum per row over the four threads that share it.
 __device__ inline float max_of_row(float m) {
@@ -130,7 +130,7 @@ __device__ inline void pack_p(uint32_t (&r_p)[kCount / 2], const float (&r_s)[kC
   for (int n = 0; n < kCount / 2; ++n) r_p[n] = pack<Element>(r_s[2 * n], r_s[2 * n + 1]);
 }
 
-// softmax_step() and pack_p() without a maximum, while no P comes near 2^8 with the one known,
+// softmax_step() and pack_p() without a maximum, while no P comes near 2^12 with the one known,
 // which their sums show; r_s stays for the case that one does. Returns whether O has to be
 // rescaled. A row's result depends on nothing but the row: where its own sums are small,
 // softmax_step() keeps m and finds the same P. Where they are large, m follows, even if no single
