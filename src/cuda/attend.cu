@@ -90,9 +90,10 @@ std::string pages_why_not(const KvView& kv) {
 // Keys and values of this many bytes stay in the L2 (50 MB) beside what else passes.
 constexpr int64_t kSectionBytes = 32 << 20;
 
+// Of the keys and values of one kv head; never 0, as kv heads are counted by it.
 int64_t kv_head_bytes(const AttentionProblem& problem) {
-  return std::max<int64_t>(1, kv_len(problem)) * 2 *
-         (problem.kv.k.head_dim + problem.kv.v.head_dim);
+  const HeadView &k = problem.kv.k, &v = problem.kv.v;
+  return std::max<int64_t>(1, kv_len(problem)) * (k.head_dim + v.head_dim) * dtype_bytes(k.dtype);
 }
 
 // More heads at once balance better, but only while their keys are read from memory once.
@@ -101,7 +102,7 @@ int32_t section_of(const AttentionProblem& problem) {
       std::clamp<int64_t>(kSectionBytes / kv_head_bytes(problem), 1, problem.kv.k.heads));
 }
 
-// What prepare_attend copies to the device. first_tile and lengths are filled in later.
+// What prepare_attend copies to the device. first_tile, g_order and lengths are filled in later.
 AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
                        const AttendKernel& kernel) {
   const KvView& kv = problem.kv;
@@ -146,8 +147,9 @@ AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
   return result;
 }
 
-// Where there are more tiles than are computed at once, and lists that differ: of a short call for
-// its end, of long keys for the L2. What is between takes longer to sort than it gains.
+// Whether a problem makes its call, of so many tiles, be sorted. Lists have to differ, and tiles be
+// more than are computed at once. A short call gains at its end; where a kv head does not fit the
+// L2, tiles gain that read the same keys together. Any other takes longer to sort than it gains.
 bool is_worth_sorting(const AttentionProblem& problem, const BlockMask& mask, int64_t tiles) {
   const bool is_short = tiles <= kSortedTiles;
   return mask.bits != nullptr && tiles > kSms &&
@@ -179,6 +181,8 @@ std::string attend_why_not(const AttentionProblem& problem) {
 }
 
 size_t attend_scratch_bytes(std::span<const AttentionProblem> problems) {
+  // Whether a call is sorted depends on its masks, which are not known here: every tile has a
+  // place.
   size_t tiles = 0;
   for (const AttentionProblem& problem : problems) {
     const BlockMask grid = block_grid(problem);
@@ -209,6 +213,7 @@ void attend_problems(std::span<const AttentionProblem> problems, std::span<const
                     " query blocks times heads, expected at most 2^31 - 1 in a call");
       }
     }
+    // All problems or none: the kernel takes tiles from g_order or in ascending order.
     const bool sorts = std::ranges::any_of(
         order, [&](size_t p) { return is_worth_sorting(problems[p], masks[p], tiles); });
     if (sorts) {

@@ -166,7 +166,7 @@ class Computer {
     release(shared_.k_empty[k_.stage()]);
     k_.advance();
     mask(r_s, 0);
-    softmax_step<kManySteps>(r_s, row, scale_log2_, {false, false});
+    softmax_step<kManySteps>(r_s, row, scale_log2_, /*follows=*/{false, false});
     pack_p<Element>(r_p, r_s);
   }
 
@@ -199,7 +199,7 @@ class Computer {
     if constexpr (Shape::kReusesMax) {
       rescales = softmax_step_reusing_max<Element>(r_next_p, r_s, row, scale_log2_);
     } else {
-      softmax_step<kManySteps>(r_s, row, scale_log2_, {false, false});
+      softmax_step<kManySteps>(r_s, row, scale_log2_, /*follows=*/{false, false});
     }
     // This wait is a branch, and has to stand here: without one, ptxas moves the wait for O below
     // up, above the exponentials.
@@ -236,12 +236,13 @@ class Computer {
     store(r_o, row);
   }
 
-  // out = O / l through this group's rows of the Q tile, and lse = m + ln l.
+  // out = O / l through this group's rows of the Q tile, and lse = softmax_scale m + ln l.
   __device__ void store(const float (&r_o)[kVHeadDim / 2], const RowState& row) {
     const TileWork& work = *work_;
     const float l[2] = {sum_of_row(row.l[0]), sum_of_row(row.l[1])};
-    // A NaN in l goes on into the output.
-    const auto inverse_of = [](float l) { return l == 0.0f ? 0.0f : __fdividef(1.0f, l); };
+    // l = 0: no key was read. A NaN in l goes on into the output. The approximate quotient is exact
+    // enough for 16 bits; from l = 2^126 on it would be 0, which no sum of P reaches.
+    const auto inverse_of = [](float sum) { return sum == 0.0f ? 0.0f : __fdividef(1.0f, sum); };
     const float inverse[2] = {inverse_of(l[0]), inverse_of(l[1])};
     named_barrier_sync(3 + group_, 128);  // the whole group has read its Q
     using Out = TileLayout<Shape::kRows, kVHeadDim>;
@@ -264,7 +265,9 @@ class Computer {
     const int32_t first = work.first_row + static_cast<int32_t>(group_ * 64 + warp_ * 16);
     constexpr int kChunks = kVHeadDim / 8;  // of 16 bytes, in a row
     const auto at = [this](int n) { return n * 32 + static_cast<int>(lane_); };
-    uint4 out[kChunks / 2];  // 16 rows, 32 chunks at a time
+    // 16 rows, 32 chunks at a time; all loads before all stores, as each pair would wait for its
+    // own.
+    uint4 out[kChunks / 2];
 #pragma unroll
     for (int n = 0; n < kChunks / 2; ++n) {
       const int row = static_cast<int>(warp_ * 16) + at(n) / kChunks;
@@ -277,6 +280,7 @@ class Computer {
       *reinterpret_cast<uint4*>(g_out + t * token_stride + at(n) % kChunks * 8) = out[n];
     }
     fence_async_shared();  // the next Q is copied to where these accesses were
+    // Last, beside the stores on their way: nothing waits for the logarithm.
     if (work.g_lse != nullptr && lane_ % 4 == 0) store_lse(row, l);
   }
 

@@ -2,7 +2,8 @@
 
 // The order in which a problem's tiles are taken: most key blocks first. So the last tiles, which
 // leave multiprocessors idle, are short; and tiles that are computed at the same time are equally
-// long and stay at the same keys, which the L2 then holds. No result depends on it.
+// long and stay at the same keys, which the L2 then holds. Sections (attend_problem.cuh) stay
+// apart, and so do runs of tiles: from run to run, query blocks descend. No result depends on it.
 
 #include <cub/block/block_scan.cuh>
 
@@ -16,26 +17,28 @@ class TileSorter {
   static constexpr int kThreads = 1024;
   static constexpr int32_t kTiles = kSortedTiles;  // of a run
 
-  // Orders the problem's tiles from `first` on, as many as a run has or the problem, among
-  // themselves. Once the problem's lengths are known.
+  // Writes g_order of the run that begins with the problem's tile `first`: kTiles tiles, or those
+  // that are left. Entries count from the call's first tile. `lengths`: the problem's, which
+  // problem.lengths may not hold yet.
   __device__ void order(const AttendProblem& problem, const Lengths& lengths, int32_t first) {
     const int32_t end = first + min(kTiles, problem.tiles() - first);
-    if (problem.mask.bits != nullptr)
+    if (problem.mask.bits != nullptr) {
       sort(problem, lengths, first, end);
-    else
+    } else {  // nothing to sort by, but the call's order has to be complete
       for_each_tile(first, end,
                     [&](int, int32_t n) { problem.g_order[n] = problem.first_tile + n; });
+    }
   }
 
  private:
   static constexpr int kTilesPerThread = kTiles / kThreads;
-  static constexpr int kBins = 4096, kBinsPerThread = kBins / kThreads;
+  static constexpr int kBins = kTiles, kBinsPerThread = kBins / kThreads;
   using Scan = cub::BlockScan<int32_t, kThreads>;
 
   __device__ void sort(const AttendProblem& problem, const Lengths& lengths, int32_t first,
                        int32_t end) {
     const int32_t section_tiles = problem.group * problem.tile_blocks * problem.section;
-    // Sections stay apart: a range of bins for each.
+    // Sections stay apart: a range of bins for each, of at least one.
     const int32_t first_section = first / section_tiles;
     const int32_t bins = kBins / ((end - 1) / section_tiles - first_section + 1);
     // The first bin has the longest lists.
@@ -58,7 +61,8 @@ class TileSorter {
     });
   }
 
-  // Of this thread's tiles n in [first, end), the m-th.
+  // visit(m, n) for this thread's tiles n in [first, end), of which n is the m-th. m is a constant
+  // in each call, so that arrays of kTilesPerThread stay in registers.
   template <typename Visit>
   __device__ static void for_each_tile(int32_t first, int32_t end, const Visit& visit) {
 #pragma unroll

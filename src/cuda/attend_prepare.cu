@@ -20,7 +20,14 @@ struct Argument {
 constexpr int kMany = 40;  // kernel arguments hold 32764 bytes
 static_assert(sizeof(Argument<kMany>) <= 32764);
 
-// One block of threads per problem: 64, or TileSorter::kThreads where it orders their tiles.
+// Whether prepare brings a problem's tiles in order: one block of threads can. Else order_tiles
+// does.
+__host__ __device__ bool is_ordered_here(const AttendProblem& problem) {
+  return problem.g_order != nullptr && problem.tiles() <= TileSorter::kTiles;
+}
+
+// One block per problem: of 64 threads, or of TileSorter::kThreads where tiles of a problem of the
+// launch are ordered here.
 template <int kCount>
 __global__ void __launch_bounds__(TileSorter::kThreads)
     prepare(const __grid_constant__ Argument<kCount> argument) {
@@ -38,7 +45,7 @@ __global__ void __launch_bounds__(TileSorter::kThreads)
     if (blockIdx.x == 0) *argument.next_tile = 0;
   }
   release_maps();
-  if (from.g_order == nullptr || from.tiles() > TileSorter::kTiles) return;
+  if (!is_ordered_here(from)) return;
   __shared__ TileSorter sorter;
   sorter.order(from, lengths, /*first=*/0);
 }
@@ -54,9 +61,7 @@ __global__ void __launch_bounds__(TileSorter::kThreads)
 template <int kCount>
 void launch_prepare(std::span<const AttendProblem> problems, AttendProblem* g_problems,
                     int32_t* next_tile, cudaStream_t stream) {
-  const bool orders = std::ranges::any_of(problems, [](const AttendProblem& problem) {
-    return problem.g_order != nullptr && problem.tiles() <= TileSorter::kTiles;
-  });
+  const bool orders = std::ranges::any_of(problems, is_ordered_here);
   const auto argument = std::make_unique<Argument<kCount>>();
   std::ranges::copy(problems, argument->problems);
   argument->g_problems = g_problems;
@@ -81,8 +86,8 @@ void prepare_attend(std::span<const AttendProblem> problems, AttendProblem* g_pr
     }
   }
   for (size_t p = 0; p < problems.size(); ++p) {
+    if (problems[p].g_order == nullptr || is_ordered_here(problems[p])) continue;
     const int64_t tiles = problems[p].tiles();
-    if (problems[p].g_order == nullptr || tiles <= TileSorter::kTiles) continue;
     launch("order_tiles", order_tiles,
            {.grid = static_cast<unsigned>((tiles + TileSorter::kTiles - 1) / TileSorter::kTiles),
             .block = TileSorter::kThreads,

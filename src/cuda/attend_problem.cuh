@@ -24,7 +24,8 @@ enum class KeyCopies : uint8_t {
   kRows,   // 16 bytes at a time: pages of a few tokens
 };
 
-// Tiles that one block of threads brings in order (attend_order.cuh).
+// Tiles that one block of threads brings in order (attend_order.cuh), four per thread: as many as
+// keep their counts in registers.
 constexpr int32_t kSortedTiles = 4096;
 
 struct alignas(128) AttendProblem {
@@ -65,7 +66,8 @@ struct AttendCall {
 
 // A query block of a head. A call's tiles go problem by problem, in each section by section of kv
 // heads: long rows first, so that short ones fill the end, and heads that share keys side by side.
-// Where a call has masks, attend_order.cuh sorts them within a section.
+// Where it pays (is_worth_sorting() in attend.cu), attend_order.cuh sorts those of a problem within
+// a section, kSortedTiles at a time.
 struct TileId {
   int32_t h, g, i;
 };

@@ -108,7 +108,8 @@ struct AttendShape {
 
   static constexpr int kTileStages = 2;  // the tile that is computed, and the next
   // Steps whose K is not asked for yet when a tile is said to end: enough to find the next tile.
-  // Shorter tiles do not say so.
+  // Tiles of no more steps do not say so: the scheduling warp does not wait for theirs, and the
+  // barrier's phases have to be those that it waits for.
   static constexpr int kEndingSteps = 8;
 
   // Barriers are named by their event. "full": one arrival of each warp that writes, and the bytes

@@ -5,7 +5,7 @@
 //   m' = max(m, max S);  P = 2^(c S - c m');  alpha = 2^(c m - c m');  l = l alpha + sum P
 //
 // m is lazy: while it grew by no more than about 12 (log2) it is kept, so that O needs no
-// correction. P then stays a finite f16.
+// correction; P then stays a finite f16. softmax_step_reusing_max() lets it follow sooner.
 //
 // A thread holds two rows, 8 apart: register n belongs to row (n / 2) % 2, column
 // 8 (n / 4) + 2 (lane % 4) + n % 2 of its tile. c = softmax_scale log2(e).
@@ -57,8 +57,8 @@ __device__ inline void reset(RowState& row) {
   row.l[0] = row.l[1] = 0.0f;
 }
 
-// Scores become P in place. kMayBeMasked: a row may have seen no key yet. follows: m takes the
-// largest score, however little that is.
+// Scores become P in place. kMayBeMasked: a row may have seen no key yet. follows: of a row, m
+// takes the largest score even if it exceeds m by less than kMaxGrowth.
 template <bool kMayBeMasked, int kCount>
 __device__ inline void softmax_step(float (&r_s)[kCount], RowState& row, float c,
                                     const bool (&follows)[2]) {
@@ -130,12 +130,12 @@ __device__ inline void pack_p(uint32_t (&r_p)[kCount / 2], const float (&r_s)[kC
   for (int n = 0; n < kCount / 2; ++n) r_p[n] = pack<Element>(r_s[2 * n], r_s[2 * n + 1]);
 }
 
-// softmax_step() and pack_p() without a maximum, while no P comes near 2^12 with the one known,
-// which their sums show; r_s stays for the case that one does. Returns whether O has to be
+// softmax_step() and pack_p() without a maximum, as long as every thread's sums of P are at most
+// kMaxSum: no P can then exceed it. r_s stays for the other case. Returns whether O has to be
 // rescaled. A row's result depends on nothing but the row: where its own sums are small,
-// softmax_step() keeps m and finds the same P. Where they are large, m follows, even if no single
-// score exceeds it by much: the row would else come here in every step. So it went for rows that
-// see few keys of their first block.
+// softmax_step() keeps m and finds the same P; where one is large, m follows even if no score
+// exceeds it by kMaxGrowth. Else a row whose first block has few and small keys would send its warp
+// here in every step.
 template <typename Element, int kCount>
 __device__ inline bool softmax_step_reusing_max(uint32_t (&r_p)[kCount / 2], float (&r_s)[kCount],
                                                 RowState& row, float c) {
@@ -155,7 +155,7 @@ __device__ inline bool softmax_step_reusing_max(uint32_t (&r_p)[kCount / 2], flo
   // Not (a <= b): so that NaN counts as too much.
   if (__any_sync(~0u, !(sums[0] <= kMaxSum) || !(sums[1] <= kMaxSum))) {
     softmax_step</*kMayBeMasked=*/false>(
-        r_s, row, c, {max_of_row(sums[0]) > kMaxSum, max_of_row(sums[1]) > kMaxSum});
+        r_s, row, c, /*follows=*/{max_of_row(sums[0]) > kMaxSum, max_of_row(sums[1]) > kMaxSum});
     pack_p<Element>(r_p, r_s);
     return true;
   }

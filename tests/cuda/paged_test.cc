@@ -144,7 +144,8 @@ TEST(CudaPages, MayEndAnywhere) {
   }
 }
 
-// Keys wholly in the past: the last block is then full of visible keys up to kv_len.
+// Keys wholly in the past: the last block is then full of visible keys up to kv_len. Rows that are
+// gathered, and copies per page.
 TEST(CudaPages, MayLieWhollyInThePast) {
   for (const int32_t dim : {64, 128, 256}) {
     for (const int32_t page_size : {1, 16}) {

@@ -171,6 +171,7 @@ class Model:
             if tile < 0:
                 return
             for step in range(steps + 1):
+                # Short tiles do not tell; max() is for the fault that they do.
                 ends = step == max(steps - ENDING_STEPS, 0) and (step > 0 or self.fault == "short end")
                 if ends and names == "k":
                     yield
@@ -293,6 +294,9 @@ def main():
         for stages in rings:
             for alone in (False, True):
                 Model(seed, tiles, *stages, alone, fault=None).run()
+    # An empty stage is announced a warp too soon; V is not waited for; a group keeps its turn; a loading warp does not
+    # say that it has read the tile; copies are not announced before a wait; a tile of at most ENDING_STEPS tells its
+    # end, for which nobody waits.
     for fault in ("early empty", "no wait", "lost turn", "unread tile", "unannounced", "short end"):
         found = 0
         for seed in range(10):
