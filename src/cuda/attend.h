@@ -13,7 +13,7 @@ namespace flexprefill::internal::cuda {
 // take. Empty = one does. Says nothing about the machine.
 std::string attend_why_not(const AttentionProblem& problem);
 
-// Scratch on the device: what the kernels need to know of each problem.
+// Scratch on the device: what the kernels need to know of each problem, and an order of all tiles.
 size_t attend_scratch_bytes(std::span<const AttentionProblem> problems);
 
 // Backend::attend on context.stream. The current device is the problems'.

@@ -5,7 +5,8 @@
 //   m' = max(m, max S);  P = 2^(c S - c m');  alpha = 2^(c m - c m');  l = l alpha + sum P
 //
 // m is lazy: while it grew by no more than about 12 (log2) it is kept, so that O needs no
-// correction; P then stays a finite f16. softmax_step_reusing_max() lets it follow sooner.
+// correction; P then stays a finite f16, and O finite where |v| times the number of keys stays
+// below 2^115. softmax_step_reusing_max() lets it follow sooner.
 //
 // A thread holds two rows, 8 apart: register n belongs to row (n / 2) % 2, column
 // 8 (n / 4) + 2 (lane % 4) + n % 2 of its tile. c = softmax_scale log2(e).

@@ -115,6 +115,18 @@ TEST(CudaLengths, MayComeWithAPositionOfTheQueries) {
   }
 }
 
+// Long keys, whose tiles are sorted in runs: most have no query, and one run has none at all.
+TEST(CudaLengths, MayLeaveTilesThatAreSortedEmpty) {
+  expect_the_same(half_precision({.q_len = 200,
+                                  .kv_len = 139000,
+                                  .heads = 64,
+                                  .kv_heads = 2,
+                                  .k_dim = 64,
+                                  .v_dim = 64,
+                                  .mask = MaskKind::kRandom}),
+                  8800, 1000);
+}
+
 TEST(CudaLengths, OfZeroWriteNothingOrZeros) {
   Bounded no_queries(half_precision({.q_len = 0, .kv_len = 0}), 140, 300);
   run(no_queries.x);
