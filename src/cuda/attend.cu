@@ -168,6 +168,16 @@ std::vector<size_t> problems_of(const AttendKernel& kernel,
   return order;
 }
 
+// Tiles are counted in 32 bits.
+void expect_few_enough(std::span<const BlockMask> masks) {
+  int64_t tiles = 0;
+  for (const BlockMask& mask : masks) tiles += int64_t{mask.heads} * mask.q_blocks;
+  if (tiles > INT32_MAX) {
+    throw Error("problems = " + std::to_string(tiles) +
+                " query blocks times heads, expected at most 2^31 - 1 in a call");
+  }
+}
+
 }  // namespace
 
 std::string attend_why_not(const AttentionProblem& problem) {
@@ -193,6 +203,7 @@ size_t attend_scratch_bytes(std::span<const AttentionProblem> problems) {
 
 void attend_problems(std::span<const AttentionProblem> problems, std::span<const BlockMask> masks,
                      std::span<std::byte> scratch, const Context& context) {
+  expect_few_enough(masks);
   const auto stream = static_cast<cudaStream_t>(context.stream);
   auto* next_tile = reinterpret_cast<int32_t*>(scratch.data());
   auto* g_problems = reinterpret_cast<AttendProblem*>(scratch.data() + kCounterBytes);
@@ -208,10 +219,6 @@ void attend_problems(std::span<const AttentionProblem> problems, std::span<const
       described.push_back(describe(problems[p], masks[p], kernel));
       described.back().first_tile = static_cast<int32_t>(tiles);
       tiles += int64_t{masks[p].heads} * masks[p].q_blocks;
-      if (tiles > INT32_MAX) {
-        throw Error("problems = " + std::to_string(tiles) +
-                    " query blocks times heads, expected at most 2^31 - 1 in a call");
-      }
     }
     // All problems or none: the kernel takes tiles from g_order or in ascending order.
     const bool sorts = std::ranges::any_of(

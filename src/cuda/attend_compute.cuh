@@ -9,6 +9,7 @@
 
 #include "cuda/attend_problem.cuh"
 #include "cuda/attend_shape.cuh"
+#include "cuda/lanes.cuh"
 #include "cuda/softmax.cuh"
 #include "cuda/wgmma.cuh"
 
@@ -30,7 +31,7 @@ class Computer {
  public:
   __device__ explicit Computer(Shared& shared)
       : shared_(shared),
-        group_(__shfl_sync(~0u, threadIdx.x / 128, 0)),  // so that ptxas knows it is uniform
+        group_(__shfl_sync(kAllLanes, threadIdx.x / 128, 0)),  // so that ptxas knows it is uniform
         warp_(threadIdx.x / 32 % 4),
         lane_(threadIdx.x % 32),
         q_matrix_(matrix_descriptor<Q::kPanel>(
@@ -239,7 +240,7 @@ class Computer {
   // out = O / l through this group's rows of the Q tile, and lse = softmax_scale m + ln l.
   __device__ void store(const float (&r_o)[kVHeadDim / 2], const RowState& row) {
     const TileWork& work = *work_;
-    const float l[2] = {sum_of_row(row.l[0]), sum_of_row(row.l[1])};
+    const float l[2] = {quad_sum(row.l[0]), quad_sum(row.l[1])};
     // l = 0: no key was read. A NaN in l goes on into the output. The approximate quotient is exact
     // enough for 16 bits; from l = 2^126 on it would be 0, which no sum of P reaches.
     const auto inverse_of = [](float sum) { return sum == 0.0f ? 0.0f : __fdividef(1.0f, sum); };

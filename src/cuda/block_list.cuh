@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-namespace flexprefill::internal::cuda {
+#include "cuda/lanes.cuh"
 
-constexpr uint32_t kAllLanes = ~0u;
+namespace flexprefill::internal::cuda {
 
 // The key blocks of a mask row in descending order. The lanes hold 32 words at a time.
 class BlockList {

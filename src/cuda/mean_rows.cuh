@@ -2,6 +2,7 @@
 
 // Mean of some rows of a tensor, by a whole block of threads or by one warp.
 
+#include "cuda/lanes.cuh"
 #include "cuda/probe_tile.cuh"
 
 namespace flexprefill::internal::cuda {
@@ -112,7 +113,7 @@ __device__ __forceinline__ void warp_mean_rows(int32_t rows, int32_t head_dim, b
 #pragma unroll
   for (int c = 0; c < 8; ++c) {
     float sum = 0.0f;
-    for (int32_t n = 0; n < groups; ++n) sum += __shfl_sync(~0u, sums[c], chunk + n * chunks);
+    for (int32_t n = 0; n < groups; ++n) sum += __shfl_sync(kAllLanes, sums[c], chunk + n * chunks);
     if (group == 0 && 8 * chunk + c < head_dim) mean[(8 * chunk + c) * stride] = sum / count;
   }
 }

@@ -9,6 +9,7 @@
 #include <bit>
 
 #include "cuda/head_scores.h"
+#include "cuda/lanes.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/plan_kernels.cuh"
 #include "cuda/probe_tile.cuh"
@@ -70,8 +71,7 @@ __device__ __forceinline__ void store_row_sums(const float (&s)[64], float scale
 #pragma unroll
     for (int e = 0; e < 32; ++e) top[e % 4] = fmaxf(top[e % 4], score(e));
     float max = fmaxf(fmaxf(top[0], top[1]), fmaxf(top[2], top[3]));
-    max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
-    max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
+    max = quad_max(max);
     const float offset = max * scale_log2;
     const float subtract = max == -INFINITY ? 0.0f : offset;  // no key seen: all sums are 0
     // The near columns are the first ones, so their sum is where the sum of all stands when the
@@ -87,10 +87,7 @@ __device__ __forceinline__ void store_row_sums(const float (&s)[64], float scale
     if (last_pair == 32) near = all;
     float sums[2] = {near, all - near};  // not negative: rounding keeps the order
 #pragma unroll
-    for (float& sum : sums) {
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sum += __shfl_xor_sync(~0u, sum, 2);
-    }
+    for (float& sum : sums) sum = quad_sum(sum);
     const int plane = static_cast<int>(threadIdx.x % 4);
     const float value = plane == 0 ? offset : plane == 1 ? sums[0] : sums[1];
     if (plane < kStatPlanes) stat[plane * kPlanRows + row + 8 * half] = value;
@@ -177,8 +174,8 @@ __global__ void __launch_bounds__(Layout<kHeadDim>::kThreads, Layout<kHeadDim>::
     for (int32_t m = lane; item.first_member == 0 && m < p.heads / p.kv_heads; m += 32) {
       any |= is_scored_member(m);
     }
-    const uint32_t all_needed = __ballot_sync(~0u, needed);
-    any = __any_sync(~0u, any) != 0;
+    const uint32_t all_needed = __ballot_sync(kAllLanes, needed);
+    any = __any_sync(kAllLanes, any) != 0;
     if (lane == 0) {
       scored = all_needed;
       means = any;

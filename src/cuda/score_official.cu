@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "cuda/lanes.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mean_rows.cuh"
 #include "cuda/official.h"
@@ -41,12 +42,6 @@ __device__ __forceinline__ float logit(const float (&s)[64], int half, int e, in
   return column_of(e) < seen ? as_bf16(s[e / 2 * 4 + half * 2 + e % 2]) : -INFINITY;
 }
 
-template <typename T>
-__device__ __forceinline__ T quad_sum(T value) {
-  value += __shfl_xor_sync(~0u, value, 1);
-  return value + __shfl_xor_sync(~0u, value, 2);
-}
-
 __device__ __forceinline__ void store_row_sums(const float (&s)[64], const int64_t (&seen)[2],
                                                float* maxima, float* sums, int row) {
 #pragma unroll
@@ -54,8 +49,7 @@ __device__ __forceinline__ void store_row_sums(const float (&s)[64], const int64
     float max = -INFINITY, sum = 0.0f;
 #pragma unroll
     for (int e = 0; e < 32; ++e) max = fmaxf(max, logit(s, half, e, seen[half]));
-    max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
-    max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
+    max = quad_max(max);
     const float subtract = max == -INFINITY ? 0.0f : max;
 #pragma unroll
     for (int e = 0; e < 32; ++e) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "cuda/lanes.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mean_rows.cuh"
 #include "cuda/official.h"
@@ -229,12 +230,12 @@ __global__ void __launch_bounds__(kRowThreads, 2)
             const int32_t j = 64 * w + 32 * half + lane;
             const uint32_t bits = j < n ? score_bits(row[j]) : 0;
             const bool tie = j < n && bits == item.state.cut_bits;
-            const uint32_t ties = __ballot_sync(~0u, tie);
+            const uint32_t ties = __ballot_sync(kAllLanes, tie);
             const unsigned long long rank =
                 before + static_cast<unsigned>(__popc(ties & ((1u << lane) - 1)));
             const bool keep =
                 j < n && (bits > item.state.cut_bits || (tie && rank < item.state.cut_entries));
-            halves[half] = __ballot_sync(~0u, keep);
+            halves[half] = __ballot_sync(kAllLanes, keep);
             before += static_cast<unsigned>(__popc(ties));
           }
           if (lane != 0) continue;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cuda/lanes.cuh"
 #include "cuda/team.h"
 
 namespace flexprefill::internal::cuda {
@@ -15,7 +16,7 @@ __device__ __forceinline__ T shuffle_xor(const T& value, int mask) {
   uint32_t words[sizeof(T) / 4];
   memcpy(words, &value, sizeof(T));
 #pragma unroll
-  for (uint32_t& word : words) word = __shfl_xor_sync(~0u, word, mask);
+  for (uint32_t& word : words) word = __shfl_xor_sync(kAllLanes, word, mask);
   T result;
   memcpy(&result, words, sizeof(T));
   return result;
@@ -31,22 +32,22 @@ __device__ __forceinline__ T warp_sum(T value) {
 
 // Fixed-point masses below 2^53 a lane, in two halves that do not overflow 32 bits.
 __device__ __forceinline__ Tally warp_sum(const Tally& value) {
-  const uint32_t low = __reduce_add_sync(~0u, static_cast<uint32_t>(value.mass & 0x3ffffffu));
-  const uint32_t high = __reduce_add_sync(~0u, static_cast<uint32_t>(value.mass >> 26));
-  return {(uint64_t{high} << 26) + low, __reduce_add_sync(~0u, value.count)};
+  const uint32_t low = __reduce_add_sync(kAllLanes, static_cast<uint32_t>(value.mass & 0x3ffffffu));
+  const uint32_t high = __reduce_add_sync(kAllLanes, static_cast<uint32_t>(value.mass >> 26));
+  return {(uint64_t{high} << 26) + low, __reduce_add_sync(kAllLanes, value.count)};
 }
 
 // Masses of one softmax: 2^31 in all, up to rounding.
 __device__ __forceinline__ ShortTally warp_sum(const ShortTally& value) {
-  return {__reduce_add_sync(~0u, value.mass), __reduce_add_sync(~0u, value.count)};
+  return {__reduce_add_sync(kAllLanes, value.mass), __reduce_add_sync(kAllLanes, value.count)};
 }
 
 // By a warp: each lane decides two bits of the word.
 template <typename Keeps, typename Store>
 __device__ __forceinline__ void store_word(int32_t w, const Keeps& keeps, const Store& store) {
   const auto lane = static_cast<int32_t>(threadIdx.x % 32);
-  const uint32_t low = __ballot_sync(~0u, keeps(64 * w + lane));
-  const uint32_t high = __ballot_sync(~0u, keeps(64 * w + 32 + lane));
+  const uint32_t low = __ballot_sync(kAllLanes, keeps(64 * w + lane));
+  const uint32_t high = __ballot_sync(kAllLanes, keeps(64 * w + 32 + lane));
   if (lane == 0) store(w, uint64_t{high} << 32 | low);
 }
 
@@ -65,16 +66,17 @@ struct LaneScores {
     AnyTally set = above;  // and the lane's own score, and those before it
 #pragma unroll 8
     for (int32_t other = 0; other < 32; ++other) {
-      const uint32_t its_key = __shfl_sync(~0u, key, other);
-      const bool wins_ties = kSorted ? other <= lane : __shfl_sync(~0u, index, other) <= index;
-      const AnyTally its_tally = {__shfl_sync(~0u, tally.mass, other), 1};
+      const uint32_t its_key = __shfl_sync(kAllLanes, key, other);
+      const bool wins_ties =
+          kSorted ? other <= lane : __shfl_sync(kAllLanes, index, other) <= index;
+      const AnyTally its_tally = {__shfl_sync(kAllLanes, tally.mass, other), 1};
       if (its_key >= key + (wins_ties ? 0 : 1)) set += its_tally;
     }
     const bool suffices = key != 0 && rule.suffices(set);
-    const uint32_t fewest = __reduce_min_sync(~0u, suffices ? set.count : ~0u);
-    const uint32_t last = __ballot_sync(~0u, suffices && set.count == fewest);
+    const uint32_t fewest = __reduce_min_sync(kAllLanes, suffices ? set.count : ~0u);
+    const uint32_t last = __ballot_sync(kAllLanes, suffices && set.count == fewest);
     const int32_t owner = __ffs(static_cast<int>(last)) - 1;
-    return {__shfl_sync(~0u, key, owner), __shfl_sync(~0u, index, owner) + 1};
+    return {__shfl_sync(kAllLanes, key, owner), __shfl_sync(kAllLanes, index, owner) + 1};
   }
 };
 
@@ -106,7 +108,7 @@ struct WarpTeam {
     for (int32_t first = 0; first < n; first += 32) {
       const int32_t x = first + lane;
       const bool wanted = x < n && scores.key(x) - low < high - low;
-      const uint32_t all = __ballot_sync(~0u, wanted);
+      const uint32_t all = __ballot_sync(kAllLanes, wanted);
       if (wanted) slots[count + __popc(all & ((1u << lane) - 1))] = x;
       count += __popc(all);
     }
