@@ -147,6 +147,9 @@ AttendProblem describe(const AttentionProblem& problem, const BlockMask& mask,
   return result;
 }
 
+// Query blocks times heads.
+int64_t num_tiles(const BlockMask& mask) { return int64_t{mask.heads} * mask.q_blocks; }
+
 // Whether a problem makes its call, of so many tiles, be sorted. Lists have to differ, and tiles be
 // more than are computed at once. A short call gains at its end; where a kv head does not fit the
 // L2, tiles gain that read the same keys together. Any other takes longer to sort than it gains.
@@ -171,7 +174,7 @@ std::vector<size_t> problems_of(const AttendKernel& kernel,
 // Tiles are counted in 32 bits.
 void expect_few_enough(std::span<const BlockMask> masks) {
   int64_t tiles = 0;
-  for (const BlockMask& mask : masks) tiles += int64_t{mask.heads} * mask.q_blocks;
+  for (const BlockMask& mask : masks) tiles += num_tiles(mask);
   if (tiles > INT32_MAX) {
     throw Error("problems = " + std::to_string(tiles) +
                 " query blocks times heads, expected at most 2^31 - 1 in a call");
@@ -193,12 +196,10 @@ std::string attend_why_not(const AttentionProblem& problem) {
 size_t attend_scratch_bytes(std::span<const AttentionProblem> problems) {
   // Whether a call is sorted depends on its masks, which are not known here: every tile has a
   // place.
-  size_t tiles = 0;
-  for (const AttentionProblem& problem : problems) {
-    const BlockMask grid = block_grid(problem);
-    tiles += static_cast<size_t>(grid.heads) * static_cast<size_t>(grid.q_blocks);
-  }
-  return kCounterBytes + problems.size() * sizeof(AttendProblem) + tiles * sizeof(int32_t);
+  int64_t tiles = 0;
+  for (const AttentionProblem& problem : problems) tiles += num_tiles(block_grid(problem));
+  return kCounterBytes + problems.size() * sizeof(AttendProblem) +
+         static_cast<size_t>(tiles) * sizeof(int32_t);
 }
 
 void attend_problems(std::span<const AttentionProblem> problems, std::span<const BlockMask> masks,
@@ -218,7 +219,7 @@ void attend_problems(std::span<const AttentionProblem> problems, std::span<const
     for (const size_t p : order) {
       described.push_back(describe(problems[p], masks[p], kernel));
       described.back().first_tile = static_cast<int32_t>(tiles);
-      tiles += int64_t{masks[p].heads} * masks[p].q_blocks;
+      tiles += num_tiles(masks[p]);
     }
     // All problems or none: the kernel takes tiles from g_order or in ascending order.
     const bool sorts = std::ranges::any_of(

@@ -266,8 +266,7 @@ class Computer {
     const int32_t first = work.first_row + static_cast<int32_t>(group_ * 64 + warp_ * 16);
     constexpr int kChunks = kVHeadDim / 8;  // of 16 bytes, in a row
     const auto at = [this](int n) { return n * 32 + static_cast<int>(lane_); };
-    // 16 rows, 32 chunks at a time; all loads before all stores, as each pair would wait for its
-    // own.
+    // 16 rows, 32 chunks at a time; all loads before all stores, as each store waits for a load.
     uint4 out[kChunks / 2];
 #pragma unroll
     for (int n = 0; n < kChunks / 2; ++n) {

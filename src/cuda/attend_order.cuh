@@ -15,13 +15,12 @@ namespace flexprefill::internal::cuda {
 class TileSorter {
  public:
   static constexpr int kThreads = 1024;
-  static constexpr int32_t kTiles = kSortedTiles;  // of a run
 
-  // Writes g_order of the run that begins with the problem's tile `first`: kTiles tiles, or those
+  // Writes g_order of the run that begins with the problem's tile `first`: kSortedTiles, or those
   // that are left. Entries count from the call's first tile. `lengths`: the problem's, which
   // problem.lengths may not hold yet.
   __device__ void order(const AttendProblem& problem, const Lengths& lengths, int32_t first) {
-    const int32_t end = first + min(kTiles, problem.tiles() - first);
+    const int32_t end = first + min(kSortedTiles, problem.tiles() - first);
     if (problem.mask.bits != nullptr) {
       sort(problem, lengths, first, end);
     } else {  // nothing to sort by, but the call's order has to be complete
@@ -31,8 +30,8 @@ class TileSorter {
   }
 
  private:
-  static constexpr int kTilesPerThread = kTiles / kThreads;
-  static constexpr int kBins = kTiles, kBinsPerThread = kBins / kThreads;
+  static constexpr int kTilesPerThread = kSortedTiles / kThreads;
+  static constexpr int kBins = kSortedTiles, kBinsPerThread = kBins / kThreads;
   using Scan = cub::BlockScan<int32_t, kThreads>;
 
   __device__ void sort(const AttendProblem& problem, const Lengths& lengths, int32_t first,
@@ -93,9 +92,7 @@ class TileSorter {
 #pragma unroll
       for (int m = 0; m < kTilesPerThread; ++m) {
         const int32_t left = ends[m] - word * 64;
-        if (left <= 0) continue;
-        const uint64_t bits = rows[m][word];
-        blocks[m] += __popcll(left >= 64 ? bits : bits & ((uint64_t{1} << left) - 1));
+        if (left > 0) blocks[m] += __popcll(lowest_bits(rows[m][word], left));
       }
     }
   }

@@ -23,7 +23,7 @@ static_assert(sizeof(Argument<kMany>) <= 32764);
 // Whether prepare brings a problem's tiles in order: one block of threads can. Else order_tiles
 // does.
 __host__ __device__ bool is_ordered_here(const AttendProblem& problem) {
-  return problem.g_order != nullptr && problem.tiles() <= TileSorter::kTiles;
+  return problem.g_order != nullptr && problem.tiles() <= kSortedTiles;
 }
 
 // One block per problem: of 64 threads, or of TileSorter::kThreads where tiles of a problem of the
@@ -54,8 +54,7 @@ __global__ void __launch_bounds__(TileSorter::kThreads)
 __global__ void __launch_bounds__(TileSorter::kThreads)
     order_tiles(const AttendProblem* g_problem) {
   __shared__ TileSorter sorter;
-  sorter.order(*g_problem, g_problem->lengths,
-               static_cast<int32_t>(blockIdx.x) * TileSorter::kTiles);
+  sorter.order(*g_problem, g_problem->lengths, static_cast<int32_t>(blockIdx.x) * kSortedTiles);
 }
 
 template <int kCount>
@@ -89,7 +88,7 @@ void prepare_attend(std::span<const AttendProblem> problems, AttendProblem* g_pr
     if (problems[p].g_order == nullptr || is_ordered_here(problems[p])) continue;
     const int64_t tiles = problems[p].tiles();
     launch("order_tiles", order_tiles,
-           {.grid = static_cast<unsigned>((tiles + TileSorter::kTiles - 1) / TileSorter::kTiles),
+           {.grid = static_cast<unsigned>((tiles + kSortedTiles - 1) / kSortedTiles),
             .block = TileSorter::kThreads,
             .stream = stream},
            g_problems + p);

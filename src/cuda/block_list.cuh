@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/lanes.cuh"
+#include "cuda/lengths.h"
 
 namespace flexprefill::internal::cuda {
 
@@ -47,8 +48,7 @@ class BlockList {
     const int32_t index = top - static_cast<int32_t>(lane_);
     if (index < 0) return 0;
     const uint64_t word = g_row_ == nullptr ? ~uint64_t{0} : g_row_[index];
-    const int32_t bits = end_ - index * 64;
-    return bits >= 64 ? word : word & ((uint64_t{1} << bits) - 1);
+    return lowest_bits(word, end_ - index * 64);
   }
 
   const uint64_t* g_row_;

@@ -64,6 +64,11 @@ FLEXPREFILL_DEVICE_FN Lengths resolve(const LengthSource& s) {
   return lengths;
 }
 
+// The lowest `count` bits of a word; all for 64 and more. count > 0.
+FLEXPREFILL_DEVICE_FN uint64_t lowest_bits(uint64_t word, int32_t count) {
+  return count >= 64 ? word : word & ((uint64_t{1} << count) - 1);
+}
+
 // A mask as kernels see it. Its sizes are upper bounds where lengths lie on the device.
 struct DeviceMask {
   uint64_t* bits;  // [heads, q_blocks, row_words], or null: every causal block

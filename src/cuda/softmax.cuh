@@ -9,8 +9,7 @@
 // below 2^115. softmax_step_reusing_max() lets it follow sooner.
 //
 // A thread holds two rows, 8 apart: register n belongs to row (n / 2) % 2, column
-// 8 (n / 4) + 2 (lane % 4) + n % 2 of its tile. z = softmax_scale log2(e),
-// scale_log2 in the code.
+// 8 (n / 4) + 2 (lane % 4) + n % 2 of its tile. z = softmax_scale log2(e), scale_log2 in the code.
 
 #include <cmath>
 #include <cstdint>

@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <bit>
 #include <cmath>
 #include <functional>
 #include <iostream>
@@ -21,16 +19,6 @@ std::string why_not(const Backend& backend, const Instance& x) {
   return backend.why_not(placed(backend, x.problem), std::span(&policy, 1), {});
 }
 
-void run(const Backend& backend, const Instance& x, int threads = 0) {
-  run_attend(backend, std::span(&x.problem, 1), std::span(&x.mask, 1), threads);
-}
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return std::ranges::equal(a, b, [](float x, float y) {
-    return std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y);
-  });
-}
-
 void expect_matches_reference(const Backend& backend, const Case& written) {
   const Case c = adapted(backend, written);
   SCOPED_TRACE(std::string(backend.name()) + " " + c.name());
@@ -39,7 +27,7 @@ void expect_matches_reference(const Backend& backend, const Case& written) {
     skip(backend, c.name(), why);
     return;
   }
-  run(backend, x);
+  run_attend(backend, x);
   const Case seen = multiplies_in_bf16(backend) ? as_multiplied_in_bf16(c) : c;
   const Instance y(seen);
   const Expected expected = expected_attention(y.problem, y.mask);
@@ -77,7 +65,7 @@ TEST(Attend, TinyAndHugeScalesKeepCausalityAndSum) {
             skip(*backend, c.name(), why);
             continue;
           }
-          run(*backend, x);
+          run_attend(*backend, x);
           const Case seen = multiplies_in_bf16(*backend) ? as_multiplied_in_bf16(c) : c;
           const Instance y(seen);
           const Expected expected = expected_attention(y.problem, y.mask);
@@ -113,13 +101,11 @@ TEST(Attend, ThreadCountChangesNoBit) {
     const Case c =
         adapted(*backend, {.q_len = 400, .kv_len = 700, .heads = 3, .mask = MaskKind::kRandom});
     const Instance one(c);
-    run(*backend, one, /*threads=*/1);
+    run_attend(*backend, one, /*threads=*/1);
     for (const int threads : {2, 3, 5}) {
       const Instance many(c);
-      run(*backend, many, threads);
-      EXPECT_TRUE(std::ranges::equal(one.out.bytes(), many.out.bytes()))
-          << backend->name() << " with " << threads << " threads";
-      EXPECT_TRUE(same_bits(one.lse, many.lse));
+      run_attend(*backend, many, threads);
+      EXPECT_TRUE(same_results(one, many)) << backend->name() << " with " << threads << " threads";
     }
   }
 }
@@ -133,28 +119,16 @@ TEST(Attend, BatchChangesNoBit) {
       {.q_len = 200, .kv_len = 150, .q_start = 40, .grouping = HeadGrouping::kInterleaved},
   };
   for (const Backend* backend : tested_backends()) {
-    std::vector<std::unique_ptr<Instance>> batch;
-    std::vector<AttentionProblem> problems;
-    std::vector<BlockMask> masks;
-    for (const Case& c : cases) {
-      batch.push_back(std::make_unique<Instance>(adapted(*backend, c)));
-      problems.push_back(batch.back()->problem);
-      masks.push_back(batch.back()->mask);
-    }
-    run_attend(*backend, problems, masks);
-    for (size_t p = 0; p < batch.size(); ++p) {
-      const Instance alone(adapted(*backend, cases[p]));
-      run(*backend, alone);
-      EXPECT_TRUE(std::ranges::equal(alone.out.bytes(), batch[p]->out.bytes())) << cases[p].name();
-      EXPECT_TRUE(same_bits(alone.lse, batch[p]->lse)) << cases[p].name();
-    }
+    std::vector<Case> adapted_cases;
+    for (const Case& c : cases) adapted_cases.push_back(adapted(*backend, c));
+    attend_together(*backend, adapted_cases);
   }
 }
 
 TEST(Attend, EmptyRowsGiveZeroAndMinusInfinity) {
   for (const Backend* backend : tested_backends()) {
     const Instance x(adapted(*backend, {.q_len = 300, .kv_len = 300, .mask = MaskKind::kEmpty}));
-    run(*backend, x);
+    run_attend(*backend, x);
     for (const float value : x.out.values()) ASSERT_EQ(value, 0.0f);
     for (const float value : x.lse) ASSERT_EQ(value, -std::numeric_limits<float>::infinity());
   }
@@ -170,7 +144,7 @@ TEST(Attend, VisibleNanReachesTheRowsThatSeeItAndNoOtherBlock) {
       Instance x(adapted(*backend, c));
       Tensor& tensor = in_keys ? x.k : x.v;
       tensor.set(131, 1, 3, std::numeric_limits<float>::quiet_NaN());
-      run(*backend, x);
+      run_attend(*backend, x);
       for (int64_t t = 0; t < 260; ++t) {
         for (int32_t h = 0; h < 2; ++h) {
           for (int32_t c = 0; c < x.problem.kv.v.head_dim; ++c) {

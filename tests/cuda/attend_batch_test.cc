@@ -5,25 +5,6 @@
 namespace flexprefill::test {
 namespace {
 
-// Runs the cases in one call, and expects the bits of each alone.
-std::vector<std::unique_ptr<Instance>> run_together(const std::vector<Case>& cases) {
-  std::vector<std::unique_ptr<Instance>> batch;
-  std::vector<AttentionProblem> problems;
-  std::vector<BlockMask> masks;
-  for (const Case& c : cases) {
-    batch.push_back(std::make_unique<Instance>(c));
-    problems.push_back(batch.back()->problem);
-    masks.push_back(batch.back()->mask);
-  }
-  run_attend(gpu(), problems, masks);
-  for (size_t n = 0; n < batch.size(); ++n) {
-    const Instance alone(cases[n]);
-    run(alone);
-    EXPECT_TRUE(same_results(alone, *batch[n])) << cases[n].name();
-  }
-  return batch;
-}
-
 TEST(CudaAttend, EveryTailOfEveryKernel) {
   const int32_t dims[][2] = {{96, 96}, {128, 128}, {192, 128}, {192, 192}, {256, 256}};
   for (int64_t kv_len = 129; kv_len <= 256; ++kv_len) {
@@ -60,7 +41,7 @@ TEST(CudaAttend, AManySidedBatchGivesTheBitsOfEveryProblemAlone) {
               .mask = n % 2 == 0 ? MaskKind::kRandom : MaskKind::kNullBits};
     cases.push_back(half_precision(c, many_sided && n % 2 == 1 ? DType::kF16 : DType::kBF16));
   }
-  run_together(cases);
+  attend_together(gpu(), cases);
 }
 
 // More tiles than multiprocessors: they are sorted by the lengths of their lists, and long ones
@@ -81,7 +62,7 @@ TEST(CudaAttend, TheOrderOfTilesChangesNoBit) {
               .mask = MaskKind::kNullBits}),
         with(
             {.q_len = 300, .kv_len = 1999, .heads = 4, .kv_heads = 1, .mask = MaskKind::kAllOnes})};
-    for (const auto& x : run_together(cases)) {
+    for (const auto& x : attend_together(gpu(), cases)) {
       const Expected expected = expected_attention(x->problem, x->mask);
       const int64_t kv_len = x->problem.kv.k.tokens;
       EXPECT_TRUE(all_close(x->out.values(), expected.out, tolerance(DType::kBF16, kv_len)))

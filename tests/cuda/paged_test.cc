@@ -3,6 +3,8 @@
 #include <numeric>
 #include <random>
 
+#include <cstring>
+
 #include "tests/cuda/gpu.h"
 
 namespace flexprefill::test {

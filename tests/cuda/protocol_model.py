@@ -164,7 +164,6 @@ class Model:
             expected += 1
             yield
             self.readers[slot].discard(me)
-
             if self.fault != "unread tile":
                 self.empty["tile"][seen.stage].arrive()
             seen.advance()

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <iostream>
 #include <map>
@@ -155,6 +157,39 @@ void run_attend(const Backend& backend, std::span<const AttentionProblem> proble
   context.workspace = workspace.data();
   context.workspace_bytes = workspace.size();
   attend(problems, masks, {}, context);
+}
+
+void run_attend(const Backend& backend, const Instance& x, int threads) {
+  run_attend(backend, std::span(&x.problem, 1), std::span(&x.mask, 1), threads);
+}
+
+bool same_bits(std::span<const float> a, std::span<const float> b) {
+  return std::ranges::equal(a, b, [](float x, float y) {
+    return std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y);
+  });
+}
+
+bool same_results(const Instance& a, const Instance& b) {
+  return std::ranges::equal(a.out.bytes(), b.out.bytes()) && same_bits(a.lse, b.lse);
+}
+
+std::vector<std::unique_ptr<Instance>> attend_together(const Backend& backend,
+                                                       std::span<const Case> cases) {
+  std::vector<std::unique_ptr<Instance>> batch;
+  std::vector<AttentionProblem> problems;
+  std::vector<BlockMask> masks;
+  for (const Case& c : cases) {
+    batch.push_back(std::make_unique<Instance>(c));
+    problems.push_back(batch.back()->problem);
+    masks.push_back(batch.back()->mask);
+  }
+  run_attend(backend, problems, masks);
+  for (size_t n = 0; n < batch.size(); ++n) {
+    const Instance alone(cases[n]);
+    run_attend(backend, alone);
+    EXPECT_TRUE(same_results(alone, *batch[n])) << backend.name() << " " << cases[n].name();
+  }
+  return batch;
 }
 
 void run_reference(const AttentionProblem& problem, const BlockMask& mask) {

@@ -2,6 +2,7 @@
 
 // Runs plan() and attend() on a named backend, and keeps the workspace alive.
 
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -46,6 +47,16 @@ PlanResult run_plan(const Backend& backend, const AttentionProblem& problem, con
                     int threads = 0);
 void run_attend(const Backend& backend, std::span<const AttentionProblem> problems,
                 std::span<const BlockMask> masks, int threads = 0);
+void run_attend(const Backend& backend, const Instance& x, int threads = 0);
+
+// NaN included, and -0 is not 0.
+bool same_bits(std::span<const float> a, std::span<const float> b);
+// Output and log-sum-exp.
+bool same_results(const Instance& a, const Instance& b);
+
+// Attends the cases in one call, and expects the bits of each alone.
+std::vector<std::unique_ptr<Instance>> attend_together(const Backend& backend,
+                                                       std::span<const Case> cases);
 
 // The reference directly, also when FLEXPREFILL_BACKEND hides it: fp64 arithmetic.
 void run_reference(const AttentionProblem& problem, const BlockMask& mask);
